@@ -1,0 +1,98 @@
+"""Every error that cefr-batch raises on purpose.
+
+::
+
+    CefrBatchError            exit 1   one sentence, and the next step
+    ├── UsageError            exit 2   a command that cannot be carried out as typed
+    │   └── SpecError         exit 2   a job, site or profile file, or a --set, that cannot run
+    ├── DataError             exit 1   training data that cannot be used
+    ├── ModelError            exit 1   a pretrained model that cannot be had
+    ├── StoreError            exit 1   the store failed
+    │   ├── NotFound                   no such object or run
+    │   └── AlreadyExists              a conditional write lost the race
+    ├── LaunchError           exit 1   the place where jobs run failed
+    ├── JobFailed             exit 1   a stage of a job failed
+    └── Interrupted           exit 75  stopped on request; what was computed is stored
+
+``cli.main`` is the one place that turns them into a message and an exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: not finished, worth starting again
+
+
+class CefrBatchError(Exception):
+    """One clear sentence for the user. ``exit_code`` is the process's."""
+
+    exit_code = 1
+
+
+class UsageError(CefrBatchError):
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where it stands, what is wrong with it."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class _WithProblems(CefrBatchError):
+    """An error that names every problem at once."""
+
+    heading = "{n} problems"
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        lines = "\n".join(f"  - {p}" for p in self.problems)
+        return f"{self.heading.format(n=len(self.problems))}:\n{lines}"
+
+
+class SpecError(_WithProblems, UsageError):
+    heading = "{n} problems in the job spec"
+
+
+class DataError(_WithProblems):
+    heading = "{n} problems in the training data"
+
+
+class ModelError(CefrBatchError):
+    pass
+
+
+class StoreError(CefrBatchError):
+    pass
+
+
+class NotFound(StoreError):
+    pass
+
+
+class AlreadyExists(StoreError):
+    pass
+
+
+class LaunchError(CefrBatchError):
+    pass
+
+
+class JobFailed(CefrBatchError):
+    pass
+
+
+class Interrupted(CefrBatchError):
+    exit_code = EXIT_INTERRUPTED

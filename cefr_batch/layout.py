@@ -1,0 +1,148 @@
+"""Every name of a run: its objects in the store, its folder on the machine that runs it, its name.
+
+The only module that spells a key or a path. Keys use ``/`` on every platform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+RUNS = "runs"
+DATASETS = "datasets"
+
+# Objects of a run, relative to runs/<run>/.
+SPEC = "spec.json"
+SUBMISSION = "submission.json"
+STATUS = "status.json"
+METRICS = "metrics.json"
+MANIFEST = "manifest.json"
+LOGS = "logs"
+STAGES = "stages"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+ADAPTER = "adapter"
+MERGED = "merged"
+PLOTS = "plots"
+CHECKPOINT_MANIFEST = "checkpoint.json"  # last file of a checkpoint; without it the checkpoint does not count
+
+# Files of a dataset, relative to datasets/<sha256>/.
+TRAIN_FILE = "train.json"
+EVAL_FILE = "eval.json"
+
+PLOT_NAMES = ("training_loss", "eval_loss", "combined_loss", "learning_rate", "gradient_norm")
+
+_RUN_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+_VERSIONED = re.compile(r"^(?P<family>.+)-(?P<level>a1|a2|b1|b2|c1)-(?P<backend>[a-z]+)-v(?P<version>[1-9][0-9]*)$")
+
+
+def is_run_name(name: str) -> bool:
+    """A run name is also a Kubernetes name: lower-case letters, digits and dashes, at most 63."""
+    return bool(_RUN_NAME.match(name))
+
+
+def run_level(run: str) -> str | None:
+    """The level in a run's name (``B1``), or None if the name does not follow the pattern."""
+    match = _VERSIONED.match(run)
+    return match["level"].upper() if match else None
+
+
+def run_version(run: str) -> int:
+    """The number after ``-v``, 0 if there is none."""
+    match = _VERSIONED.match(run)
+    return int(match["version"]) if match else 0
+
+
+def run_key(run: str, *parts: str) -> str:
+    """``runs/<run>/<part>/…``"""
+    if not is_run_name(run):
+        raise ValueError(f"not a run name: {run!r}")
+    return "/".join((RUNS, run, *parts))
+
+
+def dataset_key(sha256: str, name: str) -> str:
+    """``datasets/<sha256>/<name>``"""
+    return f"{DATASETS}/{sha256}/{name}"
+
+
+def log_name(attempt: int) -> str:
+    """``logs/attempt-<n>.log``, relative to the run."""
+    return f"{LOGS}/attempt-{attempt}.log"
+
+
+def stage_name(stage: str) -> str:
+    """``stages/<stage>.json``, relative to the run."""
+    return f"{STAGES}/{stage}.json"
+
+
+def checkpoint_name(step: int) -> str:
+    """``checkpoints/step-<n>``, relative to the run."""
+    return f"{CHECKPOINTS}/step-{step}"
+
+
+def cache_root() -> Path:
+    """Where this machine keeps converted models and work folders: ``CEFR_BATCH_CACHE`` or the XDG cache folder."""
+    own = os.environ.get("CEFR_BATCH_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cefr-batch"
+
+
+def default_work_root() -> Path:
+    """Where jobs work on this machine: ``CEFR_BATCH_WORK`` or a folder of the cache."""
+    own = os.environ.get("CEFR_BATCH_WORK")
+    return Path(own) if own else cache_root() / "work"
+
+
+def local_queue() -> Path:
+    """The folder of tickets by which local jobs wait for each other."""
+    return cache_root() / "queue"
+
+
+def model_cache(key: str) -> Path:
+    """The folder of a converted model."""
+    return cache_root() / "models" / key
+
+
+@dataclass(frozen=True)
+class WorkDir:
+    """A run's folder on the machine where it runs; the parts that are stored have their names in the store.
+
+    Everything else is in ``tmp`` (written aside, renamed when whole) and ``control`` (between the job and its stages).
+    """
+
+    root: Path
+
+    @classmethod
+    def of(cls, work_root: Path, store_url: str, run: str) -> WorkDir:
+        """Runs of different stores never share a folder, even when they share a name."""
+        tag = hashlib.sha256(store_url.encode()).hexdigest()[:8]
+        return cls(work_root / tag / run)
+
+    def path(self, name: str) -> Path:
+        """The local file or folder of an object's name (relative to the run)."""
+        return self.root.joinpath(*name.split("/"))
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def trainer(self) -> Path:
+        """Where the trainer writes its ``checkpoint-<n>`` folders."""
+        return self.root / "trainer"
+
+    @property
+    def dataset(self) -> Path:
+        return self.root / "dataset"
+
+    @property
+    def progress(self) -> Path:
+        return self.root / "control" / "progress.json"
+
+    @property
+    def error(self) -> Path:
+        return self.root / "control" / "error.json"

@@ -1,0 +1,31 @@
+"""Where runs live. ``open_store(url)`` is the way in; backends load only when their scheme is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from cefr_batch.errors import UsageError
+from cefr_batch.store.base import ObjectInfo, Store, to_json
+
+DEFAULT_STORE = "./runs"
+
+__all__ = ["DEFAULT_STORE", "ObjectInfo", "Store", "open_store", "to_json"]
+
+
+def open_store(url: str) -> Store:
+    """The store at ``file:///folder`` or at a plain folder path (relative to the current one)."""
+    parts = urlsplit(url)
+    if parts.scheme in ("", "file") or (len(parts.scheme) == 1 and parts.scheme.isalpha()):
+        from cefr_batch.store.local import LocalStore
+
+        if parts.scheme != "file":
+            folder = url
+        elif parts.netloc in ("", "localhost"):
+            folder = unquote(parts.path)
+        else:
+            raise UsageError(f"store {url!r}: a file URL has three slashes, as in file:///data/runs")
+        if not folder.strip():
+            raise UsageError("store: an empty address; give a folder (./runs) or a URL (file:///data/runs)")
+        return LocalStore(Path(folder).expanduser())
+    raise UsageError(f"store {url!r}: unknown kind {parts.scheme!r}; valid kinds: a folder path, file://")

@@ -1,0 +1,138 @@
+"""``file://`` stores: a folder. Atomic by write-aside-and-rename; conditional writes by hard link."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cefr_batch.errors import AlreadyExists, NotFound, StoreError
+from cefr_batch.store.base import ObjectInfo, Store, check_key
+
+_ASIDE = ".aside-"  # prefix of files being written; never listed
+
+
+class LocalStore(Store):
+    """A folder as a store. ``root`` is created on the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = self.root.as_uri()
+
+    def _path(self, key: str) -> Path:
+        return self.root.joinpath(*check_key(key).split("/"))
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        with self._aside(key) as aside:
+            aside.write_bytes(data)
+            self._publish(aside, key, if_absent)
+
+    def put_file(self, key: str, path: Path) -> None:
+        with self._aside(key) as aside:
+            shutil.copyfile(path, aside)
+            self._publish(aside, key, if_absent=False)
+
+    def _publish(self, aside: Path, key: str, if_absent: bool) -> None:
+        target = self._path(key)
+        if not if_absent:
+            os.replace(aside, target)
+            return
+        try:
+            os.link(aside, target)
+        except FileExistsError as exc:
+            raise AlreadyExists(f"{self.url}/{key} exists already") from exc
+
+    @contextmanager
+    def _aside(self, key: str) -> Iterator[Path]:
+        """A fresh file beside the object; foreign OS errors become one sentence."""
+        folder = self._path(key).parent
+        aside = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=_ASIDE, dir=folder)
+            os.close(handle)
+            aside = Path(name)
+            os.chmod(aside, 0o666 & ~_umask())
+            yield aside
+        except OSError as exc:
+            raise StoreError(f"cannot write {self.url}/{key}: {exc.strerror or exc}") from exc
+        finally:
+            if aside is not None:
+                aside.unlink(missing_ok=True)
+
+    def get(self, key: str, *, start: int = 0) -> bytes:
+        with self._reading(key), self._path(key).open("rb") as file:
+            file.seek(start)
+            return file.read()
+
+    def get_file(self, key: str, path: Path) -> None:
+        aside = path.with_name(_ASIDE + path.name)
+        with self._reading(key):
+            source = self._path(key)
+            if not source.is_file():
+                raise FileNotFoundError(source)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                shutil.copyfile(source, aside)
+                os.replace(aside, path)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as exc:
+            raise NotFound(f"{self.url}/{key} does not exist") from exc
+        except OSError as exc:
+            raise StoreError(f"cannot read {self.url}/{key}: {exc.strerror or exc}") from exc
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        folder = self._path(prefix.rsplit("/", 1)[0]) if "/" in prefix else self.root
+        found = (ObjectInfo(*entry) for entry in self._walk(folder))
+        return iter(sorted((o for o in found if o.key.startswith(prefix)), key=lambda o: o.key))
+
+    def _walk(self, folder: Path) -> Iterator[tuple[str, int, float]]:
+        for path, _, names in os.walk(folder):
+            for name in names:
+                file = Path(path, name)
+                if name.startswith(_ASIDE) or file.is_symlink():
+                    continue
+                try:
+                    stat = file.stat()
+                except FileNotFoundError:  # removed while we walk
+                    continue
+                yield file.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime
+
+    def folders(self, prefix: str) -> list[str]:
+        folder = self._path(prefix.rstrip("/"))
+        try:
+            return sorted(e.name for e in os.scandir(folder) if e.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            raise StoreError(f"cannot read {self.url}/{prefix}: {exc.strerror or exc}") from exc
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+            for parent in path.parents:
+                if parent == self.root:
+                    break
+                parent.rmdir()
+        except OSError as exc:
+            if exc.errno not in (39, 66, 2):  # the folder still has objects (Linux, macOS), or is gone
+                raise StoreError(f"cannot delete {self.url}/{key}: {exc.strerror or exc}") from exc
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
