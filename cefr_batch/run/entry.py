@@ -1,0 +1,321 @@
+"""The job: stages in order, resumed where a predecessor stopped, with a heartbeat, everything stored.
+
+Light (no torch): the heavy stages run in child processes, see ``cefr_batch.run.stages``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from cefr_batch import layout
+from cefr_batch.data import fetch_dataset
+from cefr_batch.errors import CefrBatchError, Interrupted, JobFailed, NotFound
+from cefr_batch.files import read_json, sha256_file, write_json
+from cefr_batch.layout import WorkDir
+from cefr_batch.levels import RunSpec
+from cefr_batch.numbers import reduction_percent
+from cefr_batch.run.stages import CHILD_GROUPS, STAGES, Context, run_stage
+from cefr_batch.run.sync import Background, Mirror
+from cefr_batch.store.base import Store
+
+HEARTBEAT_SECONDS = 2.0
+# Objects that change after a run is complete, so no manifest can list them.
+_MUTABLE = (layout.MANIFEST, layout.STATUS, layout.SUBMISSION)
+
+
+def run_job(store: Store, run: str, work_root: Path) -> None:
+    """Do everything that is left of a run, in this process and its children.
+
+    Blocks until the run is complete. Raises ``Interrupted`` after SIGTERM, SIGUSR2 or Ctrl-C (a checkpoint is stored),
+    ``JobFailed`` or another ``CefrBatchError`` when a stage fails. Whatever happens, the store knows.
+    """
+    if store.exists(layout.run_key(run, layout.MANIFEST)):
+        print(f"{run} is complete already")
+        return
+    _Job.open(store, run, work_root).run()
+
+
+@dataclass
+class _Job:
+    store: Store
+    run_name: str
+    work: WorkDir
+    spec: RunSpec
+    dataset: str
+    attempt: int
+    mirror: Mirror
+    stage: str = "data"
+    done: set[str] = field(default_factory=set)
+    child: subprocess.Popen[str] | None = None
+    stopping: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(cls, store: Store, run: str, work_root: Path) -> _Job:
+        try:
+            record = store.get_json(layout.run_key(run, layout.SPEC))
+        except NotFound as exc:
+            raise NotFound(f"no run {run!r} in {store.url}") from exc
+        work = WorkDir.of(work_root, store.url, run)
+        for folder in (work.root, work.tmp, work.path(layout.LOGS)):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(work.path(layout.SPEC), record)
+        spec = RunSpec.model_validate(record["spec"])
+        logs = layout.run_key(run, layout.LOGS) + "/attempt-"
+        attempts = [int(Path(o.key).stem.rpartition("-")[2]) for o in store.list(logs)]
+        mirror = Mirror(store, run, work, spec.training.keep_checkpoints)
+        return cls(store, run, work, spec, record["dataset"], max(attempts, default=0) + 1, mirror)
+
+    def run(self) -> None:
+        for stale in (self.work.progress, self.work.error):
+            stale.unlink(missing_ok=True)
+        with self._log(), self._signals(), Background(self._beat, HEARTBEAT_SECONDS):
+            print(f"cefr-batch: run {self.run_name}, attempt {self.attempt}, pid {os.getpid()}", flush=True)
+            try:
+                self._stages()
+            except CefrBatchError as exc:
+                self._end("PREEMPTED" if isinstance(exc, Interrupted) else "FAILED", str(exc))
+                raise
+            except Exception as exc:
+                self._end("FAILED", f"internal error: {type(exc).__name__}: {exc}")
+                raise
+        self._finish()
+
+    def _stages(self) -> None:
+        self._beat()
+        self.done = self.mirror.pull_stages()
+        if "train" not in self.done:
+            self.mirror.pull_checkpoints()
+        fetch_dataset(self.store, self.dataset, self.work.dataset)
+        if "data" not in self.done:
+            run_stage(Context(self.work), "data")
+            self.done.add("data")
+        for group in CHILD_GROUPS:
+            pending = [s for s in group if s not in self.done]
+            if pending:
+                self._run_child(pending)
+        self.stage = "publish"
+        self._push()
+
+    def _run_child(self, stages: Sequence[str]) -> None:
+        self._check_stopping()
+        self.stage = stages[0]
+        arguments = [sys.executable, "-m", "cefr_batch.run.stages", str(self.work.root), str(os.getpid()), *stages]
+        self.child = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **self._environment()}, start_new_session=True,
+        )
+        if self.stopping:  # the signal came between the check and the start
+            self.child.terminate()
+        assert self.child.stdout is not None
+        for line in self.child.stdout:
+            print(line, end="", flush=True)
+        code = self.child.wait()
+        self.child = None
+        self.done |= {s for s in stages if self.work.path(layout.stage_name(s)).is_file()}
+        if code != 0:
+            raise self._failure(code)
+
+    def _environment(self) -> dict[str, str]:
+        """Per run: Unsloth compiles into this folder, and two runs in one folder break each other's imports."""
+        return {
+            "UNSLOTH_COMPILE_LOCATION": str(self.work.tmp / "unsloth_compiled_cache"),
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _failure(self, code: int) -> CefrBatchError:
+        if self.stopping:
+            return self._interrupted()
+        if self.work.error.is_file():
+            error = read_json(self.work.error)
+            text = error["message"]
+            if error["kind"] == "bug":
+                text = f"stage {self.stage} stopped with {text}; the log has the details"
+            return JobFailed(text)
+        if code == -signal.SIGKILL:
+            return JobFailed(
+                f"stage {self.stage} was killed by the system, most likely for want of memory; "
+                "ask for more memory or lower training.batch_size"
+            )
+        return JobFailed(f"stage {self.stage} ended with exit code {code}; the log has the details")
+
+    def _interrupted(self) -> Interrupted:
+        steps = self.mirror.stored_checkpoints()
+        at = f"its checkpoint of step {steps[-1]} is stored" if steps else "no checkpoint was due yet"
+        return Interrupted(f"stopped on request in stage {self.stage}; {at}; `cefr-batch resume {self.run_name}` goes on")
+
+    def _check_stopping(self) -> None:
+        if self.stopping:
+            raise self._interrupted()
+
+    # Heartbeat and storing.
+
+    def _beat(self) -> None:
+        with self.lock:
+            self._write_status("RUNNING", "")
+            self.mirror.push()
+
+    def _push(self) -> None:
+        with self.lock:
+            self.mirror.push()
+
+    def _end(self, state: str, message: str) -> None:
+        """Store everything there is, then say how it ended. A store that fails here must not hide the first failure."""
+        print(f"cefr-batch: {state}: {message}", flush=True)
+        try:
+            with self.lock:
+                self.mirror.push()
+                self._write_status(state, message)
+        except CefrBatchError as exc:
+            print(f"cefr-batch: and not everything could be stored: {exc}; it is in {self.work.root}", flush=True)
+
+    def _write_status(self, state: str, message: str) -> None:
+        try:
+            progress = read_json(self.work.progress)
+        except (OSError, ValueError):
+            progress = {}
+        self.stage = progress.pop("stage", self.stage) if state == "RUNNING" else self.stage
+        keys = ("step", "steps", "epoch", "loss", "eval_loss", "eta_seconds")
+        status = {
+            "run": self.run_name,
+            "attempt": self.attempt,
+            "state": state,
+            "stage": self.stage,
+            "stages_done": [s for s in STAGES if self.work.path(layout.stage_name(s)).is_file()],
+            **{k: progress.get(k) for k in keys},
+            "updated_at": _now(),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "message": message,
+        }
+        self.store.put_json(self.mirror.key(layout.STATUS), status)
+
+    def _finish(self) -> None:
+        """metrics.json, then manifest.json: nothing is written after it."""
+        self.store.put_json(self.mirror.key(layout.METRICS), self._metrics())
+        self._write_status("RUNNING", "")
+        self.mirror.push_growing()
+        self.store.put_json(self.mirror.key(layout.MANIFEST), self._manifest())
+        shutil.rmtree(self.work.root, ignore_errors=True)
+
+    def _metrics(self) -> dict[str, Any]:
+        metrics: dict[str, Any] = {
+            "run": self.run_name,
+            "level": self.spec.level.value,
+            "backend": self.spec.backend,
+            "model": self.spec.model.name,
+            "attempts": self.attempt,
+            "stage_seconds": {},
+        }
+        for stage in STAGES[:-1]:
+            record = read_json(self.work.path(layout.stage_name(stage)))
+            metrics["stage_seconds"][stage] = record["seconds"]
+            metrics |= record["result"]
+        metrics["reduction"] = {
+            kind: {
+                f"{what}_percent": reduction_percent(metrics["baseline"][kind][what], metrics["tuned"][kind][what])
+                for what in ("loss", "perplexity")
+            }
+            for kind in ("full", "response", "seed_protocol")
+        }
+        return metrics
+
+    def _manifest(self) -> dict[str, Any]:
+        """Every object of the run with its size and SHA-256; hashes known from the stages and checkpoints are reused."""
+        known = self._known_hashes()
+        prefix = layout.run_key(self.run_name) + "/"
+        objects = []
+        for stored in self.store.list(prefix):
+            name = stored.key.removeprefix(prefix)
+            if name in _MUTABLE:
+                continue
+            sha256 = known.get(name) or self._hash_stored(stored.key)
+            objects.append({"key": name, "size": stored.size, "sha256": sha256})
+        return {"run": self.run_name, "complete_at": _now(), "objects": objects}
+
+    def _known_hashes(self) -> dict[str, str]:
+        known: dict[str, str] = {}
+        for stage in self.mirror.stored_stages():
+            for item in self.store.get_json(self.mirror.key(layout.stage_name(stage)))["objects"]:
+                known[item["key"]] = item["sha256"]
+        for step in self.mirror.stored_checkpoints():
+            name = layout.checkpoint_name(step)
+            for item in self.store.get_json(self.mirror.key(f"{name}/{layout.CHECKPOINT_MANIFEST}"))["files"]:
+                known[f"{name}/{item['name']}"] = item["sha256"]
+        return known
+
+    def _hash_stored(self, key: str) -> str:
+        copy = self.work.tmp / "hash"
+        self.store.get_file(key, copy)
+        return sha256_file(copy)
+
+    # Signals and the log.
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM, SIGUSR2 and Ctrl-C all mean: finish the step, store a checkpoint, stop."""
+        numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.stopping = True
+        if self.child is not None:
+            self.child.terminate()
+
+    @contextmanager
+    def _log(self) -> Iterator[None]:
+        """This attempt's log: what this process and its children print goes to the log file and to standard output."""
+        path = self.work.path(layout.log_name(self.attempt))
+        with path.open("a", encoding="utf-8") as file:
+            before = sys.stdout
+            sys.stdout = _Tee(before, file)
+            try:
+                yield
+            finally:
+                sys.stdout = before
+
+
+class _Tee:
+    """Writes to several text streams; a closed terminal must not stop the job."""
+
+    def __init__(self, terminal: IO[str], file: IO[str]) -> None:
+        self._terminal, self._file = terminal, file
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        try:
+            self._terminal.write(text)
+        except OSError:
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        self._file.flush()
+        try:
+            self._terminal.flush()
+        except OSError:
+            pass
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

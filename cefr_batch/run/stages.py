@@ -1,0 +1,231 @@
+"""What happens inside a job, stage by stage. Each stage is a function from the job's context to its result (JSON).
+
+Heavy stages run in child processes of the job (``python -m cefr_batch.run.stages RUN_FOLDER PARENT_PID STAGE…``): the
+job's own process stays light, so its heartbeat and its uploads go on while a stage computes, its memory is given back
+after each group, and a stage that the kernel kills can still be reported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cefr_batch import layout
+from cefr_batch.errors import CefrBatchError, DataError
+from cefr_batch.files import read_json, write_json
+from cefr_batch.layout import WorkDir
+from cefr_batch.levels import RunSpec
+
+STAGES = ("data", "baseline", "train", "tuned", "merge", "plots", "publish")
+# Stages that share a process. Training is alone: Unsloth patches libraries that the evaluations use unpatched.
+CHILD_GROUPS = (("baseline",), ("train",), ("tuned", "merge", "plots"))
+
+MERGE_CHECK_EXAMPLES = 16
+
+
+@dataclass
+class Context:
+    """A job's folder and what its stages share within a process."""
+
+    work: WorkDir
+    _reported: float = field(default=0.0, repr=False)
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        return RunSpec.model_validate(read_json(self.work.path(layout.SPEC))["spec"])
+
+    @cached_property
+    def model_path(self) -> Path:
+        from cefr_batch.pretrained import resolve_model
+
+        return resolve_model(self.spec.model)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from cefr_batch.run.model import load_tokenizer
+
+        return load_tokenizer(self.model_path)
+
+    @cached_property
+    def examples(self) -> list[Any]:
+        """The encoded evaluation examples."""
+        from cefr_batch.data import read_dataset
+        from cefr_batch.run.evaluate import encode
+
+        chosen = read_dataset(self.work.dataset).eval[: self.spec.evaluation.max_examples]
+        return encode(self.tokenizer, chosen, self.spec.training.max_length)
+
+    @cached_property
+    def adapted(self) -> Any:
+        """The base model in 16-bit weights with the trained adapter on it."""
+        from peft import PeftModel
+
+        from cefr_batch.run.model import load_for_evaluation
+
+        base = load_for_evaluation(self.model_path)
+        return PeftModel.from_pretrained(base, self.work.path(layout.ADAPTER)).eval()
+
+    def evaluate(self, model: Any, limit: int | None = None) -> Any:
+        from cefr_batch.run.evaluate import evaluate
+
+        return evaluate(
+            model,
+            self.examples[:limit],
+            pad_id=self.tokenizer.pad_token_id,
+            batch_size=self.spec.evaluation.batch_size,
+            on_batch=lambda done, total: self.progress(step=done, steps=total),
+        )
+
+    def progress(self, **values: Any) -> None:
+        """Tell the job how far this stage is; at most twice a second."""
+        now = time.monotonic()
+        if now - self._reported > 0.5 or values.get("step") == values.get("steps"):
+            self._reported = now
+            write_json(self.work.progress, values)
+
+
+def data(job: Context) -> dict[str, Any]:
+    """Check the fetched dataset against the model's tokenizer: what the plan promised is what will be trained on."""
+    from cefr_batch.data import leakage, read_dataset, unique_words
+    from cefr_batch.data.tokens import TokenCounter
+    from cefr_batch.plan import make_plan
+    from cefr_batch.pretrained import tokenizer_file
+
+    dataset = read_dataset(job.work.dataset)
+    plan = make_plan(job.spec, dataset, TokenCounter(tokenizer_file(job.spec.model)))
+    if problems := plan.problems():
+        raise DataError(problems)
+    used = dataset.eval[: job.spec.evaluation.max_examples]
+    return {
+        "data": {
+            "train_examples": len(dataset.train),
+            "eval_examples": len(dataset.eval),
+            "unique_words": unique_words(dataset),
+            "longest_example_tokens": plan.longest_tokens,
+            "train_sha256": dataset.train_sha256,
+            "eval_sha256": dataset.eval_sha256,
+        },
+        "evaluation": {"examples": len(used), "batch_size": job.spec.evaluation.batch_size},
+        "leakage": asdict(leakage(dataset.train, dataset.eval)),
+    }
+
+
+def baseline(job: Context) -> dict[str, Any]:
+    from cefr_batch.run.model import load_for_evaluation
+
+    return {"baseline": job.evaluate(load_for_evaluation(job.model_path)).as_json()}
+
+
+def train(job: Context) -> dict[str, Any]:
+    from cefr_batch.run.train import train
+
+    result = train(job.spec, job.model_path, job.work, job.progress)
+    from cefr_batch.run.model import Machine
+
+    return {**result, "machine": asdict(Machine.here()), "versions": _versions()}
+
+
+def tuned(job: Context) -> dict[str, Any]:
+    return {"tuned": job.evaluate(job.adapted).as_json()}
+
+
+def merge(job: Context) -> dict[str, Any]:
+    """Merge, then load what was written as a user would and compare the loss."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from cefr_batch.run.merge import check_same_loss, merge
+    from cefr_batch.run.model import device, stored_dtype
+
+    before = job.evaluate(job.adapted, MERGE_CHECK_EXAMPLES).full.loss
+    target = job.work.path(layout.MERGED)
+    merge(job.adapted, job.tokenizer, stored_dtype(job.model_path), target, job.work.tmp / "merged")
+    del job.__dict__["adapted"]
+    reloaded = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).to(device()).eval()
+    after = job.evaluate(reloaded, MERGE_CHECK_EXAMPLES).full.loss
+    check_same_loss(before, after)
+    examples = min(MERGE_CHECK_EXAMPLES, len(job.examples))
+    return {"merge": {"adapter_loss": before, "merged_loss": after, "examples": examples}}
+
+
+def plots(job: Context) -> dict[str, Any]:
+    from cefr_batch.plots import write_plots
+
+    trained = read_json(job.work.path(layout.stage_name("train")))["result"]
+    run = job.work.root.name
+    files = write_plots(trained["log"], trained["best"], run, job.work.path(layout.PLOTS))
+    return {"plots": [f.name for f in files]}
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("torch", "transformers", "trl", "peft", "accelerate", "unsloth", "unsloth_zoo", "bitsandbytes"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+FUNCTIONS: dict[str, Callable[[Context], dict[str, Any]]] = {
+    "data": data,
+    "baseline": baseline,
+    "train": train,
+    "tuned": tuned,
+    "merge": merge,
+    "plots": plots,
+}
+
+
+def run_stage(job: Context, stage: str) -> None:
+    """Run one stage and record it; the record's presence means that the stage is finished."""
+    print(f"== {stage}", flush=True)
+    started = time.monotonic()
+    job.progress(stage=stage)
+    result = FUNCTIONS[stage](job)
+    seconds = round(time.monotonic() - started, 3)
+    write_json(job.work.path(layout.stage_name(stage)), {"stage": stage, "seconds": seconds, "result": result})
+    print(f"== {stage} done in {seconds:.1f} s", flush=True)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the job's is gone: nothing goes on unsupervised (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1  # prctl(2)
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def main(argv: list[str]) -> int:
+    folder, parent, *stages = argv
+    _die_with(int(parent))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job decides, and says so by SIGTERM
+    job = Context(WorkDir(Path(folder)))
+    try:
+        for stage in stages:
+            run_stage(job, stage)
+    except CefrBatchError as exc:
+        write_json(job.work.error, {"message": str(exc), "kind": type(exc).__name__, "exit_code": exc.exit_code})
+        return exc.exit_code
+    except Exception as exc:
+        traceback.print_exc()
+        message = f"{type(exc).__name__}: {exc}".strip()
+        write_json(job.work.error, {"message": message, "kind": "bug", "exit_code": 1})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,184 @@
+"""What a job computed goes to the store while it runs: a thread that mirrors the job's folder.
+
+Order is the contract: a folder's files first, then the record that says they are complete.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cefr_batch import layout
+from cefr_batch.errors import StoreError
+from cefr_batch.files import read_json, sha256_file
+from cefr_batch.layout import WorkDir
+from cefr_batch.store.base import Store
+
+# What each stage leaves besides its record.
+ARTIFACTS = {"train": layout.ADAPTER, "merge": layout.MERGED, "plots": layout.PLOTS}
+
+
+@dataclass
+class Mirror:
+    """A run's folder and its place in the store. Not thread-safe: one caller at a time."""
+
+    store: Store
+    run: str
+    work: WorkDir
+    keep_checkpoints: int
+    _sent: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> size, mtime of growing files
+    _stored: set[str] = field(default_factory=set)  # stages and checkpoints known to be stored whole
+
+    def key(self, name: str) -> str:
+        return layout.run_key(self.run, name)
+
+    def push(self) -> None:
+        """Send what is new: logs and TensorBoard, complete checkpoints, finished stages."""
+        self.push_growing()
+        self._push_checkpoints()
+        self._push_stages()
+
+    def push_growing(self) -> None:
+        for folder in (layout.LOGS, layout.TENSORBOARD):
+            for name in self._files(folder):
+                stat = self.work.path(name).stat()
+                mark = (stat.st_size, stat.st_mtime_ns)
+                if self._sent.get(name) != mark:
+                    # read whole first: the file may grow meanwhile
+                    self.store.put(self.key(name), self.work.path(name).read_bytes())
+                    self._sent[name] = mark
+
+    def _push_checkpoints(self) -> None:
+        local = {n: read_json(self.work.path(n) / layout.CHECKPOINT_MANIFEST) for n in self._local_checkpoints()}
+        for name, manifest in sorted(local.items(), key=lambda item: int(item[1]["step"])):
+            if name in self._stored:
+                continue
+            for file in manifest["files"]:
+                part = f"{name}/{file['name']}"
+                self.store.put_file(self.key(part), self.work.path(part))
+            marker = f"{name}/{layout.CHECKPOINT_MANIFEST}"
+            self.store.put_file(self.key(marker), self.work.path(marker))
+            self._stored.add(name)
+            self._prune_checkpoints(manifest)
+
+    def _prune_checkpoints(self, newest: dict[str, Any]) -> None:
+        """Keep the newest ``keep_checkpoints`` and the best. The marker goes first: half-deleted is not complete."""
+        from shutil import rmtree
+
+        keep = {layout.checkpoint_name(s) for s in self.stored_checkpoints()[-self.keep_checkpoints :]}
+        keep |= {layout.checkpoint_name(newest["step"]), layout.checkpoint_name(newest["best_step"] or newest["step"])}
+        prefix = self.key(layout.CHECKPOINTS) + "/"
+        keys = [o.key for o in self.store.list(prefix)]
+        for key in sorted(keys, key=lambda k: not k.endswith(f"/{layout.CHECKPOINT_MANIFEST}")):
+            name = f"{layout.CHECKPOINTS}/{key.removeprefix(prefix).partition('/')[0]}"
+            if name not in keep:
+                self.store.delete(key)
+        for name in self._local_checkpoints():
+            if name not in keep:
+                rmtree(self.work.path(name), ignore_errors=True)
+
+    def _push_stages(self) -> None:
+        for record in sorted(self.work.path(layout.STAGES).glob("*.json"), key=lambda f: f.stat().st_mtime_ns):
+            stage = record.stem
+            if stage in self._stored:
+                continue
+            folder = ARTIFACTS.get(stage)
+            objects = [self._put_hashed(name) for name in self._files(folder)] if folder else []
+            self.store.put_json(self.key(layout.stage_name(stage)), {**read_json(record), "objects": objects})
+            self._stored.add(stage)
+
+    def _put_hashed(self, name: str) -> dict[str, Any]:
+        path = self.work.path(name)
+        self.store.put_file(self.key(name), path)
+        return {"key": name, "size": path.stat().st_size, "sha256": sha256_file(path)}
+
+    def stored_stages(self) -> set[str]:
+        """The stages whose record is in the store: finished, with everything they left."""
+        prefix = self.key(layout.STAGES) + "/"
+        return {Path(o.key).stem for o in self.store.list(prefix)}
+
+    def stored_checkpoints(self) -> list[int]:
+        """The steps of the complete checkpoints in the store, ascending."""
+        prefix = self.key(layout.CHECKPOINTS) + "/step-"
+        markers = (o.key for o in self.store.list(prefix) if o.key.endswith(f"/{layout.CHECKPOINT_MANIFEST}"))
+        return sorted(int(k.removeprefix(prefix).partition("/")[0]) for k in markers)
+
+    def pull_stages(self) -> set[str]:
+        """Bring what finished stages left to this folder, records last; return the finished stages."""
+        finished = self.stored_stages()
+        for stage in finished:
+            record = self.store.get_json(self.key(layout.stage_name(stage)))
+            for item in record["objects"]:
+                self._pull(item["key"], item["sha256"])
+            self.store.get_file(self.key(layout.stage_name(stage)), self.work.path(layout.stage_name(stage)))
+        self._stored |= finished
+        return finished
+
+    def pull_checkpoints(self) -> None:
+        """Bring the newest complete checkpoint and its best one to this folder, unless newer ones are here already."""
+        stored = self.stored_checkpoints()
+        self._stored |= {layout.checkpoint_name(step) for step in stored}
+        local = [int(name.rpartition("-")[2]) for name in self._local_checkpoints()]
+        if not stored or (local and max(local) >= stored[-1]):
+            return
+        best = self._pull_checkpoint(stored[-1])["best_step"]
+        if best in stored:
+            self._pull_checkpoint(best)
+
+    def _pull_checkpoint(self, step: int) -> dict[str, Any]:
+        name = layout.checkpoint_name(step)
+        marker = f"{name}/{layout.CHECKPOINT_MANIFEST}"
+        manifest: dict[str, Any] = self.store.get_json(self.key(marker))
+        for file in manifest["files"]:
+            self._pull(f"{name}/{file['name']}", file["sha256"])
+        self.store.get_file(self.key(marker), self.work.path(marker))
+        return manifest
+
+    def _pull(self, name: str, sha256: str) -> None:
+        path = self.work.path(name)
+        if path.is_file() and sha256_file(path) == sha256:
+            return
+        self.store.get_file(self.key(name), path)
+        if sha256_file(path) != sha256:
+            raise StoreError(f"{self.store.url}/{self.key(name)} is damaged: its SHA-256 is not the recorded one")
+
+    def _local_checkpoints(self) -> list[str]:
+        folders = self.work.path(layout.CHECKPOINTS).glob(f"step-*/{layout.CHECKPOINT_MANIFEST}")
+        return [f"{layout.CHECKPOINTS}/{f.parent.name}" for f in folders]
+
+    def _files(self, folder: str) -> Iterator[str]:
+        root = self.work.path(folder)
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and not path.is_symlink() and not path.name.startswith("."):
+                yield f"{folder}/{path.relative_to(root).as_posix()}"
+
+
+class Background:
+    """Calls ``beat`` every ``interval`` seconds in a thread. A failure is kept for the next ``check`` and tried again."""
+
+    def __init__(self, beat: Callable[[], None], interval: float) -> None:
+        self._beat, self._interval = beat, interval
+        self._stop = threading.Event()
+        self.failure: Exception | None = None
+        self._thread = threading.Thread(target=self._loop, name="sync", daemon=True)
+
+    def __enter__(self) -> Background:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                self._beat()
+                self.failure = None
+            except Exception as exc:
+                if str(exc) != str(self.failure):
+                    print(f"storing is delayed, will try again: {exc}", flush=True)
+                self.failure = exc
