@@ -1,0 +1,22 @@
+"""The arithmetic of the results, in one place: the job computes with it, the report and the tests prove it."""
+
+from __future__ import annotations
+
+import math
+
+
+def perplexity(loss: float) -> float:
+    """``exp(loss)`` of a mean negative log-likelihood per token in nats. Raises ``ValueError`` if it is not finite."""
+    if not math.isfinite(loss):
+        raise ValueError(f"perplexity of a loss of {loss}")
+    return math.exp(loss)
+
+
+def reduction_percent(before: float, after: float) -> float:
+    """``100 * (1 - after / before)``: how much smaller ``after`` is; negative if it grew.
+
+    Raises ``ValueError`` unless ``before`` is positive and both are finite.
+    """
+    if not (before > 0 and math.isfinite(before) and math.isfinite(after)):
+        raise ValueError(f"reduction from {before} to {after}: the first must be positive, and both finite")
+    return 100 * (1 - after / before)
