@@ -1,0 +1,20 @@
+"""Training data: sentence pairs → list-format examples; checks, statistics, leakage; the starter corpus."""
+
+from cefr_batch.data.dataset import Dataset, dataset_stats, fetch_dataset, load_dataset, store_dataset
+from cefr_batch.data.examples import Example, prompt_of, text_of
+from cefr_batch.data.stats import Leakage, leakage
+from cefr_batch.data.tokens import TokenCounter
+
+__all__ = [
+    "Dataset",
+    "Example",
+    "Leakage",
+    "TokenCounter",
+    "dataset_stats",
+    "fetch_dataset",
+    "leakage",
+    "load_dataset",
+    "prompt_of",
+    "store_dataset",
+    "text_of",
+]

@@ -1,0 +1,181 @@
+"""Sentence pairs → list-format examples, split into training and evaluation. The same seed gives the same bytes anywhere."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Collection, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from cefr_batch.data.examples import Example
+from cefr_batch.data.pairs import Pair, distinct
+from cefr_batch.errors import DataError, Problem
+from cefr_batch.levels import DataSpec, Level
+
+_TRIES = 200  # draws in a row that repeat an earlier example before we say that there are no more
+
+T = TypeVar("T")
+Pool = dict[str, list[Pair]]  # a case-folded word → its pairs
+
+
+def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple[list[Example], list[Example]]:
+    """Training and evaluation examples, ``spec.examples`` in all.
+
+    Words and sentences are used evenly: none comes again before all others had their turn. With ``split_by`` sentence or
+    word, nothing that the evaluation examples show is in the training examples. Raises ``DataError`` where the pairs do
+    not suffice.
+    """
+    rng = random.Random(spec.seed)  # noqa: S311 (no secret)
+    pool = _pool(distinct(pairs))
+    evals = min(max(round(spec.examples * spec.eval_fraction), 1), spec.examples - 1)
+    if spec.split_by == "example":
+        examples = _Writer(spec, level, rng).examples(pool, spec.examples, "")
+        return examples[evals:], examples[:evals]
+    split = _split_words if spec.split_by == "word" else _split_sentences
+    train, held_out = split(pool, spec, rng)
+    _require_words(pool, train, held_out, spec)
+    writer = _Writer(spec, level, rng)
+    return writer.examples(train, spec.examples - evals, "training"), writer.examples(held_out, evals, "evaluation")
+
+
+def instruction_for(words: Sequence[str], level: Level) -> str:
+    listed = "\n".join(f"{number}. {word}" for number, word in enumerate(words, 1))
+    return (
+        f"Generate {level}-level English sentences for these {len(words)} words:\n{listed}\n\n"
+        f"Provide numbered sentences (1-{len(words)}), using each word naturally and appropriately for {level} level."
+    )
+
+
+def _pool(pairs: Iterable[Pair]) -> Pool:
+    pool: Pool = {}
+    for pair in pairs:
+        pool.setdefault(pair.word.casefold(), []).append(pair)
+    return pool
+
+
+def _split_words(pool: Pool, spec: DataSpec, rng: random.Random) -> tuple[Pool, Pool]:
+    held_out = set(_shuffled(pool, rng)[: _share(len(pool), spec)])
+    evaluation = {word: pairs for word, pairs in pool.items() if word in held_out}
+    seen = {pair.sentence for pairs in evaluation.values() for pair in pairs}  # a sentence may stand under two words
+    train = {word: pairs for word, pairs in pool.items() if word not in held_out}
+    return _without(train, seen), evaluation
+
+
+def _split_sentences(pool: Pool, spec: DataSpec, rng: random.Random) -> tuple[Pool, Pool]:
+    owners: dict[str, set[str]] = {}
+    for word, pairs in pool.items():
+        for pair in pairs:
+            owners.setdefault(pair.sentence, set()).add(word)
+    held_out = _held_out_sentences(owners, _share(len(owners), spec), rng)
+    return _without(pool, held_out), _without(pool, owners.keys() - held_out)
+
+
+def _held_out_sentences(owners: dict[str, set[str]], number: int, rng: random.Random) -> set[str]:
+    """In rounds, one sentence of each word; a word's last one only when no word has more than one left."""
+    left: dict[str, list[str]] = {}
+    for sentence in _shuffled(owners, rng):
+        for word in sorted(owners[sentence]):
+            left.setdefault(word, []).append(sentence)
+    held_out: set[str] = set()
+    for keep in (1, 0):
+        found = True
+        while found and len(held_out) < number:
+            found = False
+            for word in _shuffled(left, rng)[: number - len(held_out)]:
+                sentence = next((s for s in left[word] if all(len(left[w]) > keep for w in owners[s])), None)
+                if sentence is not None:
+                    found = True
+                    held_out.add(sentence)
+                    for owner in owners[sentence]:
+                        left[owner].remove(sentence)
+    return held_out
+
+
+def _share(number: int, spec: DataSpec) -> int:
+    return max(round(number * spec.eval_fraction), 1)
+
+
+def _without(pool: Pool, sentences: Collection[str]) -> Pool:
+    left = {word: [pair for pair in pairs if pair.sentence not in sentences] for word, pairs in pool.items()}
+    return {word: pairs for word, pairs in left.items() if pairs}
+
+
+def _shuffled(items: Iterable[str], rng: random.Random) -> list[str]:
+    mixed = list(items)
+    rng.shuffle(mixed)
+    return mixed
+
+
+def _require_words(pool: Pool, train: Pool, held_out: Pool, spec: DataSpec) -> None:
+    need = spec.words_per_example
+    short = [(side, len(words)) for side, words in (("training", train), ("evaluation", held_out)) if len(words) < need]
+    if not short:
+        return
+    pieces = len(pool) if spec.split_by == "word" else len({p.sentence for pairs in pool.values() for p in pairs})
+    ways = [f"lower data.words_per_example (to {max(min(n for _, n in short), 1)})"]
+    fraction = math.ceil(100 * need / pieces) / 100
+    if all(side == "evaluation" for side, _ in short) and fraction <= 0.5:
+        ways.append(f"raise data.eval_fraction (to {fraction:g})")
+    ways += ["add words and sentences", "set data.split_by: example"]
+    counts = " and ".join(f"{number} different words for {side}" for side, number in short)
+    what = (
+        f"holding out {spec.eval_fraction:.0%} of {pieces} {spec.split_by}s leaves {counts}, but an example needs "
+        f"{need}; {', '.join(ways[:-1])} or {ways[-1]}"
+    )
+    raise DataError([Problem("data", what)])
+
+
+class _Deck(Generic[T]):
+    """Cards in random order; none comes again before all others had their turn."""
+
+    def __init__(self, cards: Iterable[T], rng: random.Random) -> None:
+        self._cards = list(cards)
+        self._left: list[T] = []
+        self._rng = rng
+
+    def draw(self) -> T:
+        if not self._left:
+            self._left = list(self._cards)
+            self._rng.shuffle(self._left)
+        return self._left.pop()
+
+    def hand(self, number: int) -> list[T]:
+        """So many different cards. What came twice, since the deck was mixed anew, is drawn next time."""
+        hand: list[T] = []
+        again: list[T] = []
+        while len(hand) < number:
+            card = self.draw()
+            (again if card in hand else hand).append(card)
+        self._left += reversed(again)
+        return hand
+
+
+class _Writer:
+    """Writes examples from a pool of pairs."""
+
+    def __init__(self, spec: DataSpec, level: Level, rng: random.Random) -> None:
+        self._spec, self._level, self._rng = spec, level, rng
+
+    def examples(self, pool: Pool, number: int, side: str) -> list[Example]:
+        words = _Deck(pool, self._rng)
+        sentences = {word: _Deck(pairs, self._rng) for word, pairs in pool.items()}
+        found: dict[Example, None] = {}
+        tries = 0
+        while len(found) < number:
+            example = self._example([sentences[word].draw() for word in words.hand(self._spec.words_per_example)])
+            tries = tries + 1 if example in found else 0
+            if tries > _TRIES:
+                raise DataError([Problem("data", self._too_few(pool, len(found), number, side))])
+            found[example] = None
+        return list(found)
+
+    def _example(self, pairs: Sequence[Pair]) -> Example:
+        output = "\n".join(f"{number}. {pair.sentence}" for number, pair in enumerate(pairs, 1))
+        return Example(instruction_for([pair.word for pair in pairs], self._level), "", output)
+
+    def _too_few(self, pool: Pool, found: int, number: int, side: str) -> str:
+        sentences = sum(len(pairs) for pairs in pool.values())
+        return (
+            f"{len(pool)} words with {sentences} sentences give only about {found} different {side} examples of "
+            f"{self._spec.words_per_example} words, but {number} are asked for; lower data.examples or add sentences"
+        )

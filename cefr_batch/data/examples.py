@@ -1,0 +1,170 @@
+"""Training examples in list format: ``[{"instruction", "input", "output"}, …]``, and the Alpaca prompt made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cefr_batch.data.files import Findings, at_index, file_error, parse_json, read_text, unusable_character
+from cefr_batch.data.inflection import uses_word
+from cefr_batch.errors import DataError, Problem
+
+_NUMBERED = re.compile(r"^\s*(\d+)[.)](?:\s+(.*?))?\s*$")
+_KEYS = ("instruction", "input", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What to do, what with (mostly empty), and the expected answer."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+def prompt_of(example: Example) -> str:
+    """The Alpaca prompt up to and including ``### Response:`` and its newline."""
+    given = f"### Input:\n{example.input}\n\n" if example.input.strip() else ""
+    return f"### Instruction:\n{example.instruction}\n\n{given}### Response:\n"
+
+
+def text_of(example: Example, eos: str) -> str:
+    """What the model is trained on: the prompt, the output and the end-of-text token's text."""
+    return f"{prompt_of(example)}{example.output}{eos}"
+
+
+def list_format(examples: Iterable[Example]) -> bytes:
+    """The bytes that stand for these examples. Datasets are named by their hash: this form never changes."""
+    return (json.dumps([asdict(e) for e in examples], indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def words_in(example: Example) -> list[str]:
+    """The words that the instruction lists, as written; none in a free-form instruction."""
+    return [text for _, text in _numbered(example.instruction)]
+
+
+def sentences_in(example: Example) -> list[str]:
+    """The output's numbered lines without their numbers; an output without any counts as one sentence."""
+    return [text for _, text in _numbered(example.output)] or [example.output.strip()]
+
+
+def _numbered(text: str) -> list[tuple[int, str]]:
+    return [(int(match[1]), match[2] or "") for line in text.splitlines() if (match := _NUMBERED.match(line))]
+
+
+def read_examples(path: Path) -> tuple[Example, ...]:
+    """The examples of a list-format file. Raises ``DataError`` with what is wrong with it."""
+    examples, findings = check_examples(path)
+    findings.raise_errors()
+    return tuple(examples)
+
+
+def check_examples(path: Path) -> tuple[list[Example], Findings]:
+    """A list-format file's good examples, and what is wrong with the others."""
+    findings = Findings()
+    try:
+        items = _items(path)
+    except DataError as exc:
+        findings.errors += exc.problems
+        return [], findings
+    examples = []
+    first_index: dict[Example, int] = {}
+    for index, item in enumerate(items):
+        where = at_index(path, index)
+        wrong = _shape_problems(item)
+        if not wrong:
+            example = Example(item["instruction"], item.get("input", ""), item["output"])
+            first = first_index.setdefault(example, index)
+            wrong = _content_problems(example)
+            if first != index:
+                wrong.append(f"the same example as index {first}")
+            findings.warnings += [Problem(where, what) for what in _doubts(example)]
+            examples.append(example)
+        findings.errors += [Problem(where, what) for what in wrong]
+    return examples, findings
+
+
+def _items(path: Path) -> list[Any]:
+    items = parse_json(path, read_text(path))
+    if not isinstance(items, list):
+        raise file_error(path, f"must be a JSON list of examples, but is {_kind(items)}")
+    if not items:
+        raise file_error(path, "has no examples: the list is empty")
+    return items
+
+
+def _shape_problems(item: Any) -> list[str]:
+    if not isinstance(item, dict):
+        return [f"must be an object with instruction, input and output, but is {_kind(item)}"]
+    wrong = [f"{key} is missing" for key in ("instruction", "output") if key not in item]
+    wrong += [f"unknown key {key!r}; valid keys: {', '.join(_KEYS)}" for key in item if key not in _KEYS]
+    for key in _KEYS:
+        value = item.get(key, "-")
+        if not isinstance(value, str):
+            wrong.append(f"{key} must be text, but is {_kind(value)}")
+        elif key != "input" and not value.strip():
+            wrong.append(f"{key} is empty")
+    return wrong
+
+
+def _content_problems(example: Example) -> list[str]:
+    wrong = []
+    character = unusable_character((example.instruction, example.input, example.output))
+    if character:
+        wrong.append(f"has the control character {character}; remove it")
+    words = _numbered(example.instruction)
+    return wrong + (_list_problems(words, example.output) if words else [])
+
+
+def _list_problems(words: list[tuple[int, str]], output: str) -> list[str]:
+    """What is wrong with an answer to an instruction that lists numbered words."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    loose = [line for line in lines if not _NUMBERED.match(line)]
+    if loose:
+        return [f'line {_excerpt(loose[0])} of the output has no number; lines must look like "1. A sentence."']
+    sentences = _numbered(output)
+    wrong = [f"word {position} is empty" for position, (_, word) in enumerate(words, 1) if not word]
+    wrong += [f"sentence {position} is empty" for position, (_, text) in enumerate(sentences, 1) if not text]
+    if len(words) != len(sentences):
+        wrong.append(f"{len(words)} words in the instruction, but {len(sentences)} sentences in the output")
+    return wrong + _order_problems("words", words) + _order_problems("sentences", sentences)
+
+
+def _order_problems(what: str, numbered: list[tuple[int, str]]) -> list[str]:
+    numbers = [number for number, _ in numbered]
+    for expected, number in enumerate(numbers, 1):
+        if number != expected:
+            return [
+                f"the {what} are not numbered 1 to {len(numbers)} in order: {number} stands where {expected} belongs"
+            ]
+    return []
+
+
+def _doubts(example: Example) -> list[str]:
+    words = words_in(example)
+    sentences = sentences_in(example)
+    if len(words) != len(sentences):
+        return []
+    return [
+        f"word {position} ({word}) is not in its sentence: {_excerpt(sentence)}"
+        for position, (word, sentence) in enumerate(zip(words, sentences, strict=True), 1)
+        if word and sentence and not uses_word(sentence, word)
+    ]
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "…")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
