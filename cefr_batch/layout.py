@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,8 +99,8 @@ def default_work_root() -> Path:
 
 
 def local_queue() -> Path:
-    """The folder of tickets by which local jobs wait for each other."""
-    return cache_root() / "queue"
+    """The folder of tickets by which this machine's jobs wait for each other (a home folder may be shared by several)."""
+    return cache_root() / "queue" / platform.node()
 
 
 def model_cache(key: str) -> Path:
@@ -129,6 +130,11 @@ class WorkDir:
     @property
     def tmp(self) -> Path:
         return self.root / "tmp"
+
+    @property
+    def launch_log(self) -> Path:
+        """What a locally launched job printed: all there is to see when it could not even write its log."""
+        return self.root / "launch.log"
 
     @property
     def trainer(self) -> Path:
