@@ -1,6 +1,6 @@
 """Training data: sentence pairs → list-format examples; checks, statistics, leakage; the starter corpus."""
 
-from cefr_batch.data.dataset import Dataset, dataset_stats, fetch_dataset, load_dataset, store_dataset
+from cefr_batch.data.dataset import Dataset, fetch_dataset, load_dataset, read_dataset, store_dataset, unique_words
 from cefr_batch.data.examples import Example, prompt_of, text_of
 from cefr_batch.data.stats import Leakage, leakage
 from cefr_batch.data.tokens import TokenCounter
@@ -10,11 +10,12 @@ __all__ = [
     "Example",
     "Leakage",
     "TokenCounter",
-    "dataset_stats",
     "fetch_dataset",
     "leakage",
     "load_dataset",
     "prompt_of",
+    "read_dataset",
     "store_dataset",
     "text_of",
+    "unique_words",
 ]

@@ -1,4 +1,4 @@
-"""Sentence pairs → list-format examples, split into training and evaluation. The same seed gives the same bytes anywhere."""
+"""Sentence pairs → list-format examples for training and evaluation. The same seed gives the same bytes anywhere."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Pool = dict[str, list[Pair]]  # a case-folded word → its pairs
 def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple[list[Example], list[Example]]:
     """Training and evaluation examples, ``spec.examples`` in all.
 
-    Words and sentences are used evenly: none comes again before all others had their turn. With ``split_by`` sentence or
-    word, nothing that the evaluation examples show is in the training examples. Raises ``DataError`` where the pairs do
-    not suffice.
+    Words and sentences are used evenly: none comes again before all others had their turn. With ``split_by`` sentence
+    no evaluation sentence, with ``word`` no evaluation word or sentence, is on the training side; ``example`` splits the
+    examples after they are drawn, which shares nearly all. Raises ``DataError`` where the pairs do not suffice.
     """
     rng = random.Random(spec.seed)  # noqa: S311 (no secret)
     pool = _pool(distinct(pairs))
@@ -78,17 +78,28 @@ def _held_out_sentences(owners: dict[str, set[str]], number: int, rng: random.Ra
             left.setdefault(word, []).append(sentence)
     held_out: set[str] = set()
     for keep in (1, 0):
-        found = True
-        while found and len(held_out) < number:
-            found = False
-            for word in _shuffled(left, rng)[: number - len(held_out)]:
-                sentence = next((s for s in left[word] if all(len(left[w]) > keep for w in owners[s])), None)
-                if sentence is not None:
-                    found = True
-                    held_out.add(sentence)
-                    for owner in owners[sentence]:
-                        left[owner].remove(sentence)
+        while len(held_out) < number:
+            taken = _round(left, owners, keep, number - len(held_out), rng)
+            if not taken:
+                break
+            held_out |= taken
     return held_out
+
+
+def _round(
+    left: dict[str, list[str]], owners: dict[str, set[str]], keep: int, most: int, rng: random.Random
+) -> set[str]:
+    """Take one sentence from each word that keeps ``keep`` others, as do all words that share it."""
+    taken: set[str] = set()
+    for word in _shuffled(left, rng):
+        if len(taken) == most:
+            break
+        free = [one for one in left[word] if all(len(left[owner]) > keep for owner in owners[one])]
+        for sentence in free[:1]:
+            taken.add(sentence)
+            for owner in owners[sentence]:
+                left[owner].remove(sentence)
+    return taken
 
 
 def _share(number: int, spec: DataSpec) -> int:

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cefr_batch.data.files import Findings, at_index, file_error, parse_json, read_text, unusable_character
+from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.data.inflection import uses_word
 from cefr_batch.errors import DataError, Problem
 from cefr_batch.levels import STARTER, Level
@@ -37,7 +37,7 @@ def read_pairs(source: str, level: Level) -> list[Pair]:
 
 def starter_file(level: Level) -> Path:
     """The level's CSV file in the installed package."""
-    return Path(str(files("cefr_batch.data").joinpath("starter", f"{level.value.lower()}.csv")))
+    return Path(str(files("cefr_batch.data") / "starter" / f"{level.value.lower()}.csv"))
 
 
 def check_pairs(path: Path) -> tuple[list[Pair], Findings]:

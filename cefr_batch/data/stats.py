@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from cefr_batch.data.examples import Example, sentences_in, words_in
 
-CountTokens = Callable[[Sequence[Example]], list[int]]  # of each example's whole text, see ``TokenCounter.examples``
+CountTokens = Callable[[Sequence[Example]], list[int]]  # of each example's whole text, see ``TokenCounter``
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,16 @@ def stats_of(examples: Sequence[Example], count: CountTokens | None = None) -> S
     sentences = [sentence for example in examples for sentence in sentences_in(example)]
     return Stats(
         examples=len(examples),
-        unique_words=unique_words(examples),
+        unique_words=len(words_of(examples)),
         sentences=len(sentences),
         unique_sentences=len(set(sentences)),
         longest_example_tokens=max(count(examples), default=0) if count else None,
     )
 
 
-def unique_words(*sides: Iterable[Example]) -> int:
-    """The different words that the instructions of all these examples list, without case: 806 for the seed's B1 files."""
-    return len({word.casefold() for example in chain(*sides) for word in words_in(example)})
+def words_of(examples: Iterable[Example]) -> set[str]:
+    """The words that the instructions list, case-folded."""
+    return {word.casefold() for example in examples for word in words_in(example)}
 
 
 def leakage(train: Iterable[Example], evaluation: Iterable[Example]) -> Leakage:

@@ -1,0 +1,88 @@
+"""Reading data files: what is wrong with them comes out as one sentence that says where."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cefr_batch.errors import DataError, Problem
+
+SHOWN = 20  # problems in one DataError; `data check` lists them all
+_UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass
+class Findings:
+    """What a check found: errors make the data unusable, warnings deserve a look."""
+
+    errors: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def raise_errors(self) -> None:
+        """Raise ``DataError`` with the first problems and the number of the others, if there is any."""
+        if self.errors:
+            raise DataError(_capped(self.errors))
+
+
+def _capped(problems: list[Problem]) -> list[Problem]:
+    more = len(problems) - SHOWN
+    if more <= 0:
+        return problems
+    return [*problems[:SHOWN], Problem("", f"and {more} more (`cefr-batch data check FILE` lists them all)")]
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file's text without its byte order mark. Raises ``DataError``."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as exc:
+        raise file_error(path, "no such file") from exc
+    except IsADirectoryError as exc:
+        raise file_error(path, "is a folder; give a file") from exc
+    except OSError as exc:
+        raise file_error(path, f"cannot be read: {exc.strerror or exc}") from exc
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise file_error(path, _encoding_problem(data, exc)) from exc
+    if not text.strip():
+        raise file_error(path, "is empty")
+    return text
+
+
+def _encoding_problem(data: bytes, exc: UnicodeDecodeError) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "is UTF-16, not UTF-8; save it again as UTF-8 (in Excel: CSV UTF-8)"
+    line = data.count(b"\n", 0, exc.start) + 1
+    byte = data[exc.start]
+    return f"is not UTF-8: byte 0x{byte:02x} at offset {exc.start} (line {line}); save it again as UTF-8"
+
+
+def parse_json(path: Path, text: str, line: int | None = None) -> Any:
+    """The value of a JSON text: a whole file, or one line of a JSONL file. Raises ``DataError``."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as exc:
+        at = f"line {line or exc.lineno}, column {exc.colno}"
+        raise file_error(path, f"is not valid JSON: {at}: {exc.msg}") from exc
+    except (ValueError, RecursionError) as exc:
+        at = f"line {line}: " if line else ""
+        raise file_error(path, f"is not valid JSON: {at}{exc}") from exc
+
+
+def file_error(path: Path, what: str) -> DataError:
+    return DataError([Problem(str(path), what)])
+
+
+def at_index(path: Path, index: int) -> str:
+    return f"{path}: index {index} (from 0)"
+
+
+def unusable_character(texts: Iterable[str]) -> str | None:
+    """The first character that no tokenizer or JSON file should meet, such as NUL, as ``U+0000``; None: all is fine."""
+    found = next((match for text in texts if (match := _UNUSABLE.search(text))), None)
+    return f"U+{ord(found[0]):04X}" if found else None
