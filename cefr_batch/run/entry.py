@@ -83,17 +83,18 @@ class _Job:
     def run(self) -> None:
         for stale in (self.work.progress, self.work.error):
             stale.unlink(missing_ok=True)
-        with self._log(), self._signals(), Background(self._beat, HEARTBEAT_SECONDS):
+        with self._log(), self._signals():
             print(f"cefr-batch: run {self.run_name}, attempt {self.attempt}, pid {os.getpid()}", flush=True)
             try:
-                self._stages()
+                with Background(self._beat, HEARTBEAT_SECONDS):
+                    self._stages()
+                self._finish()
             except CefrBatchError as exc:
                 self._end("PREEMPTED" if isinstance(exc, Interrupted) else "FAILED", str(exc))
                 raise
             except Exception as exc:
                 self._end("FAILED", f"internal error: {type(exc).__name__}: {exc}")
                 raise
-        self._finish()
 
     def _stages(self) -> None:
         self._beat()
@@ -109,14 +110,13 @@ class _Job:
             if pending:
                 self._run_child(pending)
         self.stage = "publish"
-        self._push()
 
     def _run_child(self, stages: Sequence[str]) -> None:
         self._check_stopping()
         self.stage = stages[0]
         arguments = [sys.executable, "-m", "cefr_batch.run.stages", str(self.work.root), str(os.getpid()), *stages]
         self.child = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
             env={**os.environ, **self._environment()}, start_new_session=True,
         )
         if self.stopping:  # the signal came between the check and the start
@@ -170,10 +170,6 @@ class _Job:
             self._write_status("RUNNING", "")
             self.mirror.push()
 
-    def _push(self) -> None:
-        with self.lock:
-            self.mirror.push()
-
     def _end(self, state: str, message: str) -> None:
         """Store everything there is, then say how it ended. A store that fails here must not hide the first failure."""
         print(f"cefr-batch: {state}: {message}", flush=True)
@@ -206,7 +202,9 @@ class _Job:
         self.store.put_json(self.mirror.key(layout.STATUS), status)
 
     def _finish(self) -> None:
-        """metrics.json, then manifest.json: nothing is written after it."""
+        """What is left to store, metrics.json, and manifest.json last: nothing is written after it."""
+        self._check_stopping()
+        self.mirror.push()
         self.store.put_json(self.mirror.key(layout.METRICS), self._metrics())
         self._write_status("RUNNING", "")
         self.mirror.push_growing()

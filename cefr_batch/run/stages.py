@@ -13,13 +13,15 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cefr_batch import layout
+from cefr_batch.data import Dataset, Example, TokenCounter, dataset_stats, leakage
+from cefr_batch.data.examples import read_examples
 from cefr_batch.errors import CefrBatchError, DataError
 from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
@@ -37,6 +39,7 @@ class Context:
     """A job's folder and what its stages share within a process."""
 
     work: WorkDir
+    stage: str = ""
     _reported: float = field(default=0.0, repr=False)
 
     @cached_property
@@ -56,13 +59,22 @@ class Context:
         return load_tokenizer(self.model_path)
 
     @cached_property
+    def dataset(self) -> Dataset:
+        """The job's dataset, fetched and verified before any stage began."""
+        files = (self.work.dataset / name for name in (layout.TRAIN_FILE, layout.EVAL_FILE))
+        return Dataset(*(read_examples(file) for file in files))
+
+    @property
+    def evaluated(self) -> Sequence[Example]:
+        """The evaluation examples that this run uses, in file order."""
+        return self.dataset.eval[: self.spec.evaluation.max_examples]
+
+    @cached_property
     def examples(self) -> list[Any]:
-        """The encoded evaluation examples."""
-        from cefr_batch.data import read_dataset
+        """The evaluation examples as tokens."""
         from cefr_batch.run.evaluate import encode
 
-        chosen = read_dataset(self.work.dataset).eval[: self.spec.evaluation.max_examples]
-        return encode(self.tokenizer, chosen, self.spec.training.max_length)
+        return encode(self.tokenizer, self.evaluated, self.spec.training.max_length)
 
     @cached_property
     def adapted(self) -> Any:
@@ -90,32 +102,21 @@ class Context:
         now = time.monotonic()
         if now - self._reported > 0.5 or values.get("step") == values.get("steps"):
             self._reported = now
-            write_json(self.work.progress, values)
+            write_json(self.work.progress, {"stage": self.stage, **values})
 
 
 def data(job: Context) -> dict[str, Any]:
     """Check the fetched dataset against the model's tokenizer: what the plan promised is what will be trained on."""
-    from cefr_batch.data import leakage, read_dataset, unique_words
-    from cefr_batch.data.tokens import TokenCounter
     from cefr_batch.plan import make_plan
     from cefr_batch.pretrained import tokenizer_file
 
-    dataset = read_dataset(job.work.dataset)
-    plan = make_plan(job.spec, dataset, TokenCounter(tokenizer_file(job.spec.model)))
-    if problems := plan.problems():
+    counter = TokenCounter(tokenizer_file(job.spec.model))
+    if problems := make_plan(job.spec, job.dataset, counter.examples).problems():
         raise DataError(problems)
-    used = dataset.eval[: job.spec.evaluation.max_examples]
     return {
-        "data": {
-            "train_examples": len(dataset.train),
-            "eval_examples": len(dataset.eval),
-            "unique_words": unique_words(dataset),
-            "longest_example_tokens": plan.longest_tokens,
-            "train_sha256": dataset.train_sha256,
-            "eval_sha256": dataset.eval_sha256,
-        },
-        "evaluation": {"examples": len(used), "batch_size": job.spec.evaluation.batch_size},
-        "leakage": asdict(leakage(dataset.train, dataset.eval)),
+        "data": dataset_stats(job.dataset, counter.examples),
+        "evaluation": {"examples": len(job.evaluated), "batch_size": job.spec.evaluation.batch_size},
+        "leakage": asdict(leakage(job.dataset.train, job.dataset.eval)),
     }
 
 
@@ -128,7 +129,7 @@ def baseline(job: Context) -> dict[str, Any]:
 def train(job: Context) -> dict[str, Any]:
     from cefr_batch.run.train import train
 
-    result = train(job.spec, job.model_path, job.work, job.progress)
+    result = train(job.spec, job.model_path, job.dataset.train, job.evaluated, job.work, job.progress)
     from cefr_batch.run.model import Machine
 
     return {**result, "machine": asdict(Machine.here()), "versions": _versions()}
@@ -192,7 +193,8 @@ def run_stage(job: Context, stage: str) -> None:
     """Run one stage and record it; the record's presence means that the stage is finished."""
     print(f"== {stage}", flush=True)
     started = time.monotonic()
-    job.progress(stage=stage)
+    job.stage, job._reported = stage, 0.0
+    job.progress()
     result = FUNCTIONS[stage](job)
     seconds = round(time.monotonic() - started, 3)
     write_json(job.work.path(layout.stage_name(stage)), {"stage": stage, "seconds": seconds, "result": result})

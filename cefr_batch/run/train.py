@@ -7,12 +7,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from cefr_batch import layout
+from cefr_batch.data import Example
 from cefr_batch.errors import Interrupted, ModelError
 from cefr_batch.files import read_json, sha256_file, write_json
 from cefr_batch.layout import WorkDir
@@ -29,7 +30,14 @@ def import_backend(backend: str) -> None:
             raise ModelError(f"Unsloth cannot be used here ({exc}); set backend=peft or install it (see README)") from exc
 
 
-def train(spec: RunSpec, model_path: Path, work: WorkDir, report: Any) -> dict[str, Any]:
+def train(
+    spec: RunSpec,
+    model_path: Path,
+    train_examples: Sequence[Example],
+    eval_examples: Sequence[Example],
+    work: WorkDir,
+    report: Callable[..., None],
+) -> dict[str, Any]:
     """Train until done, resuming from the newest checkpoint in ``work``; write ``adapter/`` from the best checkpoint.
 
     ``report(**progress)`` is called after every step. Returns the stage's result: ``train``, ``log``, ``best``. Raises
@@ -37,10 +45,11 @@ def train(spec: RunSpec, model_path: Path, work: WorkDir, report: Any) -> dict[s
     """
     import_backend(spec.backend)
     import torch
+    from transformers import PrinterCallback
     from trl import SFTTrainer
 
     model, tokenizer = _trainable(spec, model_path)
-    train_set, eval_set = _datasets(spec, tokenizer, work)
+    train_set, eval_set = (_tokenized(spec, tokenizer, e) for e in (train_examples, eval_examples))
     resume = _restore(work)
     callback = _callback_class()(spec, work, resume, report)
     trainer = SFTTrainer(
@@ -52,6 +61,7 @@ def train(spec: RunSpec, model_path: Path, work: WorkDir, report: Any) -> dict[s
         data_collator=_collator(tokenizer.pad_token_id),
         callbacks=[callback],
     )
+    trainer.remove_callback(PrinterCallback)  # every step's raw figures; the callback prints the run's log
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     _save_adapter(trainer.model, spec, work)
     result = _result(spec, trainer.state, len(train_set), callback.elapsed())
@@ -63,13 +73,14 @@ def train(spec: RunSpec, model_path: Path, work: WorkDir, report: Any) -> dict[s
 def _trainable(spec: RunSpec, path: Path) -> tuple[Any, Any]:
     """The base model with fresh LoRA weights (seeded), and its tokenizer."""
     import torch
+    from transformers import set_seed
 
     from cefr_batch.run.model import load_tokenizer, stored_dtype, use_bf16
 
     lora, training = spec.lora, spec.training
     four_bit = spec.model.load_in_4bit and torch.cuda.is_available()
     dtype = stored_dtype(path) if use_bf16(training.precision) else torch.float32
-    torch.manual_seed(training.seed)
+    set_seed(training.seed)
     if spec.backend == "unsloth":
         from unsloth import FastLanguageModel
 
@@ -114,21 +125,14 @@ def _trainable(spec: RunSpec, path: Path) -> tuple[Any, Any]:
     return get_peft_model(model, config), load_tokenizer(path)
 
 
-def _datasets(spec: RunSpec, tokenizer: Any, work: WorkDir) -> tuple[Any, Any]:
-    """Train and evaluation sets as token ids; the loss is over all tokens, prompt included, as the seed's was."""
+def _tokenized(spec: RunSpec, tokenizer: Any, examples: Sequence[Example]) -> Any:
+    """Examples as token ids; the loss is over all tokens, prompt included, as the seed's was."""
     from datasets import Dataset
 
-    from cefr_batch.data import read_dataset
     from cefr_batch.run.evaluate import encode
 
-    data = read_dataset(work.dataset)
-    evaluated = data.eval[: spec.evaluation.max_examples]
-
-    def tokenized(examples: Sequence[Any]) -> Any:
-        ids = [e.ids for e in encode(tokenizer, examples, spec.training.max_length)]
-        return Dataset.from_dict({"input_ids": ids, "labels": ids})
-
-    return tokenized(data.train), tokenized(evaluated)
+    ids = [e.ids for e in encode(tokenizer, examples, spec.training.max_length)]
+    return Dataset.from_dict({"input_ids": ids, "labels": ids})
 
 
 def _collator(pad_id: int) -> Any:
@@ -304,7 +308,7 @@ def _callback_class() -> type[Any]:
     class _Steps(TrainerCallback):
         """Progress, TensorBoard, checkpoints; stops at a step's end after SIGTERM."""
 
-        def __init__(self, spec: RunSpec, work: WorkDir, resume: Path | None, report: Any) -> None:
+        def __init__(self, spec: RunSpec, work: WorkDir, resume: Path | None, report: Callable[..., None]) -> None:
             from torch.utils.tensorboard import SummaryWriter
 
             manifest = read_json(resume / layout.CHECKPOINT_MANIFEST) if resume else {"step": 0, "elapsed_seconds": 0.0}
@@ -337,13 +341,19 @@ def _callback_class() -> type[Any]:
                 control.should_save = True
 
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            log = fold_log(state.log_history, self._spec.training.logging_steps, state.max_steps)
-            latest = state.log_history[-1]
-            for entry in (e for e in log[-2:] if e["step"] == latest["step"]):
-                for key, tag in _TAGS.items():
-                    if key in entry and ("eval_loss" in entry) == ("eval_loss" in latest):
-                        self._tensorboard.add_scalar(tag, entry[key], entry["step"])
+            latest, every = state.log_history[-1], self._spec.training.logging_steps
+            if "eval_loss" in latest or state.global_step % every == 0 or state.global_step == state.max_steps:
+                folded = fold_log(state.log_history, every, state.max_steps)
+                newest = (e for e in folded[-2:] if e["step"] == state.global_step)
+                self._write_entries(e for e in newest if ("eval_loss" in e) == ("eval_loss" in latest))
             self._progress(state)
+
+        def _write_entries(self, entries: Iterable[Mapping[str, Any]]) -> None:
+            for entry in entries:
+                values = {key: entry[key] for key in _TAGS if key in entry}
+                print(f"step {entry['step']} epoch {entry['epoch']:.2f}", *(f"{k} {v:.4g}" for k, v in values.items()))
+                for key, value in values.items():
+                    self._tensorboard.add_scalar(_TAGS[key], value, entry["step"])
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             _publish_checkpoint(self._work, state, self.elapsed())
