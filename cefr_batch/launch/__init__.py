@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import Any
 
 from cefr_batch.errors import UsageError
-from cefr_batch.launch.base import JobOrder, Launcher, Observation, State
+from cefr_batch.launch.base import Job, JobOrder, Launcher, Observation, State
 
 LAUNCHERS = {"local": "cefr_batch.launch.local:LocalLauncher"}
 
-__all__ = ["LAUNCHERS", "JobOrder", "Launcher", "Observation", "State", "get_launcher"]
+__all__ = ["LAUNCHERS", "Job", "JobOrder", "Launcher", "Observation", "State", "get_launcher"]
 
 
 def get_launcher(name: str) -> Launcher[Any]:

@@ -1,7 +1,7 @@
 """Launchers: where a run's job goes, and what becomes of it.
 
-``render`` makes a request (pure: no network, no disk, no client library), ``submit`` sends exactly that, ``observe`` says
-what the scheduler knows. What the run itself says is in the store; ``cefr_batch.launch.state`` joins the two.
+``render`` makes a request (pure: no network, no disk, no client library), ``submit`` sends exactly that, ``observe``
+says what the scheduler knows. What the run itself says is in the store; ``cefr_batch.launch.state`` joins the two.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ class State(str, Enum):
     def finished(self) -> bool:
         """Nothing more will happen unless the user resumes the run."""
         return self in (State.PREEMPTED, State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted job: its run, and the handle that ``submit`` returned."""
+
+    run: str
+    handle: str
 
 
 @dataclass(frozen=True)
@@ -67,17 +75,29 @@ class Launcher(ABC, Generic[R]):
         """The request as text: what ``--dry-run`` prints."""
 
     @abstractmethod
+    def backends(self) -> Sequence[str]:
+        """The training backends that a job has here, the preferred one first."""
+
+    @abstractmethod
     def check(self, backend: str) -> list[str]:
         """What would keep a job with this training backend from running here, a sentence each; empty: nothing."""
 
     @abstractmethod
     def submit(self, request: R) -> str:
-        """Start the job and return its handle. Raises ``LaunchError``; then nothing runs."""
+        """Start the job and return its handle. ``LaunchError`` if it cannot be started; then nothing runs."""
 
     @abstractmethod
-    def observe(self, handles: Sequence[str]) -> dict[str, Observation]:
-        """What becomes of these jobs, in as few calls as the scheduler allows. A handle it cannot judge is UNKNOWN."""
+    def observe(self, jobs: Sequence[Job]) -> dict[Job, Observation]:
+        """What becomes of each of these jobs, in as few calls as the scheduler allows.
+
+        PENDING or RUNNING while it lives; anything finished once it is gone, SUCCEEDED only if the scheduler says so;
+        UNKNOWN for a job that cannot be judged from here.
+        """
 
     @abstractmethod
-    def cancel(self, handle: str) -> None:
-        """Ask the job to stop. Does not wait; no error if it has ended."""
+    def cancel(self, job: Job) -> None:
+        """Ask the job to stop. Does not wait; no error if it has ended. ``LaunchError`` if it cannot be asked."""
+
+    def last_output(self, order: JobOrder) -> str:
+        """The end of what the run's newest job printed, where the scheduler keeps it here; else empty."""
+        return ""

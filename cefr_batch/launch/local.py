@@ -1,0 +1,165 @@
+"""Jobs as detached processes on this machine, one at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from cefr_batch import layout
+from cefr_batch.errors import LaunchError
+from cefr_batch.launch import turns
+from cefr_batch.launch.base import Job, JobOrder, Launcher, Observation, State
+
+_HANDLE = re.compile(r"local://(?P<host>[^/]+)/(?P<pid>[0-9]+)")
+_NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "safetensors", "tensorboard")
+_TAIL_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class LocalRequest:
+    """A process to start: its command, its folder, what it has in its environment beside the submitter's."""
+
+    command: tuple[str, ...]
+    work: Path
+    log: Path
+    environment: dict[str, str]
+
+
+class LocalLauncher(Launcher[LocalRequest]):
+    scheme = "local"
+
+    def render(self, order: JobOrder) -> LocalRequest:
+        work_root = Path(os.path.abspath(layout.default_work_root()))  # noqa: PTH100 (keeps symlinks)
+        work = layout.WorkDir.of(work_root, order.store_url, order.run)
+        program = (sys.executable, "-m", "cefr_batch", "run-job", order.run)
+        options = ("--store", order.store_url, "--work", str(work_root), "--wait-turn")
+        return LocalRequest((*program, *options), work.root, work.launch_log, dict(order.environment))
+
+    def describe(self, request: LocalRequest) -> str:
+        environment = "".join(f" {key}={shlex.quote(value)}" for key, value in sorted(request.environment.items()))
+        return "\n".join(
+            [
+                f"command:     {shlex.join(request.command)}",
+                f"folder:      {request.work}",
+                f"output:      {request.log}",
+                f"environment: this shell's{environment and ' and'}{environment}",
+                "queue:       after the jobs submitted before it on this machine",
+            ]
+        )
+
+    def backends(self) -> Sequence[str]:
+        return [name for name in ("unsloth", "peft") if find_spec(name)]
+
+    def check(self, backend: str) -> list[str]:
+        missing = [name for name in dict.fromkeys((*_NEEDED, backend)) if find_spec(name) is None]
+        problems = []
+        if missing:
+            problems.append(
+                f"{sys.executable} has no {', '.join(missing)}, which training with {backend} needs; install it there "
+                "(see README) or choose another backend with --set backend=peft or unsloth"
+            )
+        places = {"work folder (CEFR_BATCH_WORK)": layout.default_work_root(), "queue": layout.local_queue()}
+        return problems + [
+            f"the {name} {path} cannot be written" for name, path in places.items() if not _writable(path)
+        ]
+
+    def submit(self, request: LocalRequest) -> str:
+        try:
+            request.work.mkdir(parents=True, exist_ok=True)
+            ticket = turns.Ticket.take()
+        except OSError as exc:
+            raise LaunchError(f"cannot prepare a local job: {exc}") from exc
+        try:
+            process = _start(request, ticket)
+            ticket.belongs_to(process.pid)
+        except OSError as exc:
+            raise LaunchError(f"cannot start {shlex.join(request.command)}: {exc.strerror or exc}") from exc
+        finally:
+            ticket.release()
+        threading.Thread(target=process.wait, daemon=True).start()  # no zombie while this process lives on
+        return f"local://{socket.gethostname()}/{process.pid}"
+
+    def observe(self, jobs: Sequence[Job]) -> dict[Job, Observation]:
+        places = turns.places()
+        return {job: _observe(job, places) for job in jobs}
+
+    def cancel(self, job: Job) -> None:
+        host, pid = _parse(job.handle)
+        if host != socket.gethostname():
+            raise LaunchError(f"{job.run} runs on {host}; cancel it there")
+        try:
+            if process := _process(pid, job.run):
+                process.terminate()
+        except psutil.NoSuchProcess:
+            pass
+        except psutil.AccessDenied as exc:
+            raise LaunchError(f"{job.run} (process {pid}) belongs to another user, who can cancel it") from exc
+
+    def last_output(self, order: JobOrder) -> str:
+        try:
+            with self.render(order).log.open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+
+def _start(request: LocalRequest, ticket: turns.Ticket) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that neither a hang-up nor a Ctrl-C of this terminal reaches it."""
+    with request.log.open("wb") as log:
+        return subprocess.Popen(
+            request.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(ticket.descriptor,),
+            env={**os.environ, **request.environment, **ticket.environment()},
+        )
+
+
+def _observe(job: Job, places: dict[int, int]) -> Observation:
+    host, pid = _parse(job.handle)
+    if host != socket.gethostname():
+        return Observation(State.UNKNOWN, f"it was started on {host}, and only there one can see whether it runs")
+    if not _process(pid, job.run):
+        return Observation(State.FAILED, "its process is gone without a word (killed, or out of memory?)")
+    before = places.get(pid, 0)
+    if before:
+        return Observation(State.PENDING, f"waiting for {before} job{'s' * (before > 1)} before it")
+    return Observation(State.RUNNING)
+
+
+def _parse(handle: str) -> tuple[str, int]:
+    match = _HANDLE.fullmatch(handle)
+    if not match:
+        raise LaunchError(f"{handle!r} is not a handle of a local job")
+    return match["host"], int(match["pid"])
+
+
+def _process(pid: int, run: str) -> psutil.Process | None:
+    """The living process of this run; None if it is gone and its number may belong to another."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() != psutil.STATUS_ZOMBIE and run in process.cmdline():
+            return process
+    except psutil.Error:
+        pass
+    return None
+
+
+def _writable(path: Path) -> bool:
+    """Whether ``path`` can be written, or be made."""
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK)

@@ -1,0 +1,214 @@
+"""How runs are doing: what the store says of a run, joined with what its launcher says of its job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from cefr_batch import layout
+from cefr_batch.errors import CefrBatchError, NotFound, StoreError
+from cefr_batch.launch import get_launcher
+from cefr_batch.launch.base import Job, JobOrder, Observation, State
+from cefr_batch.launch.submission import Submission, read_submission
+from cefr_batch.store.base import Store
+
+HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run's state in one word, why, and how far its newest job has come (None: not known)."""
+
+    run: str
+    level: str | None
+    state: State
+    reason: str = ""
+    stage: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    eta_seconds: float | None = None
+    attempt: int | None = None
+    updated_at: str | None = None
+    submitted_at: str | None = None
+    handle: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the store says of a run. ``status`` is empty unless the newest submission's job wrote it."""
+
+    run: str
+    complete: bool = False
+    submission: Submission | None = None
+    status: Mapping[str, Any] = field(default_factory=dict)
+    damage: str = ""  # why the rest cannot be relied on
+
+    @property
+    def cancelled(self) -> bool:
+        return self.submission is not None and self.submission.cancelled_at is not None
+
+    @property
+    def where(self) -> str:
+        """`` at stage train, step 40 of 290``, as far as it is known."""
+        stage, step, steps = (self.status.get(key) for key in ("stage", "step", "steps"))
+        if stage is None:
+            return ""
+        return f" at stage {stage}" + (f", step {step} of {steps}" if step is not None else "")
+
+    @property
+    def next_step(self) -> str:
+        does = "goes on from the last checkpoint" if self.status else "starts it"
+        return f"`cefr-batch resume {self.run}` {does}"
+
+
+def run_states(store: Store, runs: Iterable[str]) -> list[RunState]:
+    """The state of each of these runs, in their order. A run that cannot be read is UNKNOWN and says why."""
+    runs = list(runs)
+    # The jobs first, then the rest: a job that is gone has written everything by then, so its end is never missed.
+    observations = _observe(_open_submissions(store, runs))
+    states = []
+    for facts in (_read(store, run) for run in runs):
+        observation = observations.get(facts.submission.job) if facts.submission else None
+        states.append(_joined(store, facts, *judge(facts, observation)))
+    return states
+
+
+def judge(facts: Facts, observation: Observation | None) -> tuple[State, str]:
+    """A run's state and the reason for it."""
+    if facts.complete:
+        return State.SUCCEEDED, ""
+    if facts.damage:
+        return State.UNKNOWN, facts.damage
+    if facts.submission is None and not facts.status:
+        return State.UNKNOWN, f"never started; {facts.next_step}"
+    if observation is None or observation.state is State.UNKNOWN:
+        return _unseen(facts, observation.reason if observation else "its submission was not recorded")
+    return _gone(facts, observation) if observation.state.finished else _alive(facts, observation)
+
+
+def _alive(facts: Facts, observation: Observation) -> tuple[State, str]:
+    if facts.cancelled:
+        return observation.state, "asked to stop; it stores a checkpoint first"
+    if not facts.status:
+        return State.PENDING, observation.reason or "starting"
+    return observation.state, observation.reason
+
+
+def _gone(facts: Facts, observation: Observation) -> tuple[State, str]:
+    said = facts.status.get("state")
+    if facts.cancelled:
+        return State.CANCELLED, f"cancelled{facts.where or ' before it started'}; {facts.next_step}"
+    if said == State.PREEMPTED:
+        return State.PREEMPTED, f"stopped after a checkpoint{facts.where}; `cefr-batch resume {facts.run}` goes on"
+    if said == State.FAILED:
+        return State.FAILED, str(facts.status.get("message") or "it gave no reason; its log may tell")
+    state = State.FAILED if observation.state is State.SUCCEEDED else observation.state
+    what = observation.reason or f"its job ended as {observation.state} but left no result"
+    return state, f"{what}{facts.where}; {facts.next_step}"
+
+
+def _unseen(facts: Facts, why: str) -> tuple[State, str]:
+    """No launcher can tell. What the job said last counts: for good if it was its end, else while it is fresh."""
+    if facts.status.get("state") in (State.PREEMPTED, State.FAILED):
+        return _gone(facts, Observation(State.FAILED))
+    if not facts.status:
+        return State.UNKNOWN, why
+    age, host = _age_seconds(facts.status["updated_at"]), facts.status.get("host")
+    if age < HEARTBEAT_LOST_SECONDS:
+        return State.RUNNING, f"on {host}"
+    return State.UNKNOWN, f"{why}; its last sign of life, from {host}, is {age / 60:.0f} minutes old{facts.where}"
+
+
+def _read(store: Store, run: str) -> Facts:
+    try:
+        if store.exists(layout.run_key(run, layout.MANIFEST)):
+            return _read_complete(store, run)
+        submission = read_submission(store, run)
+        status = _read_status(store, run)
+        if submission and status and _time(status["updated_at"]) < _time(submission.submitted_at):
+            status = {}
+        if not submission and not status:
+            store.get_json(layout.run_key(run, layout.SPEC))
+        return Facts(run, submission=submission, status=status)
+    except (StoreError, ValueError) as exc:
+        return Facts(run, damage=str(exc))
+
+
+def _read_complete(store: Store, run: str) -> Facts:
+    """A complete run stays complete, whatever has become of its other records."""
+    try:
+        return Facts(run, complete=True, submission=read_submission(store, run), status=_read_status(store, run))
+    except StoreError:
+        return Facts(run, complete=True)
+
+
+def _read_status(store: Store, run: str) -> Mapping[str, Any]:
+    key = layout.run_key(run, layout.STATUS)
+    try:
+        status = store.get_json(key)
+    except NotFound:
+        return {}
+    if not isinstance(status, dict) or not isinstance(status.get("updated_at"), str):
+        raise StoreError(f"{store.url}/{key} is not a job's status; was it edited?")
+    return status
+
+
+def _open_submissions(store: Store, runs: Sequence[str]) -> list[Submission]:
+    """Those of the runs that are not complete; the ones that cannot be read are left to ``_read``."""
+    found = []
+    for run in runs:
+        with suppress(StoreError):
+            if not store.exists(layout.run_key(run, layout.MANIFEST)):
+                found.append(read_submission(store, run))
+    return [submission for submission in found if submission]
+
+
+def _observe(submissions: Sequence[Submission]) -> dict[Job, Observation]:
+    """One question per launcher. A launcher that fails makes its jobs UNKNOWN."""
+    observations: dict[Job, Observation] = {}
+    for cluster in dict.fromkeys(s.cluster for s in submissions):
+        jobs = [s.job for s in submissions if s.cluster == cluster]
+        try:
+            observations |= get_launcher(cluster).observe(jobs)
+        except CefrBatchError as exc:
+            observations |= {job: Observation(State.UNKNOWN, str(exc)) for job in jobs}
+    return observations
+
+
+def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
+    status, submission = facts.status, facts.submission
+    if submission and state is State.FAILED and not status:
+        output = get_launcher(submission.cluster).last_output(JobOrder(facts.run, store.url))
+        reason += f"\nThe end of its output:\n{output}" if output else ""
+    return RunState(
+        run=facts.run,
+        level=layout.run_level(facts.run),
+        state=state,
+        reason=reason,
+        stage=status.get("stage"),
+        step=status.get("step"),
+        steps=status.get("steps"),
+        epoch=status.get("epoch"),
+        loss=status.get("loss"),
+        eval_loss=status.get("eval_loss"),
+        eta_seconds=status.get("eta_seconds") if state is State.RUNNING else None,
+        attempt=status.get("attempt"),
+        updated_at=status.get("updated_at"),
+        submitted_at=submission.submitted_at if submission else None,
+        handle=submission.handle if submission else None,
+    )
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+
+
+def _age_seconds(text: str) -> float:
+    return (datetime.now(timezone.utc) - _time(text)).total_seconds()
