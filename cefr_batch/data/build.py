@@ -22,8 +22,8 @@ def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple
     """Training and evaluation examples, ``spec.examples`` in all.
 
     Words and sentences are used evenly: none comes again before all others had their turn. With ``split_by`` sentence
-    no evaluation sentence, with ``word`` no evaluation word or sentence, is on the training side; ``example`` splits the
-    examples after they are drawn, which shares nearly all. Raises ``DataError`` where the pairs do not suffice.
+    no evaluation sentence, with ``word`` no evaluation word or sentence, is on the training side; ``example`` splits
+    the examples after they are drawn, which shares nearly all. Raises ``DataError`` where the pairs do not suffice.
     """
     rng = random.Random(spec.seed)  # noqa: S311 (no secret)
     pool = _pool(distinct(pairs))

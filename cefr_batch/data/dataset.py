@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from cefr_batch import layout
 from cefr_batch.data.build import build_examples
 from cefr_batch.data.examples import Example, check_examples, list_format, read_examples, sha256_of
-from cefr_batch.data.reading import Findings
 from cefr_batch.data.pairs import read_pairs
+from cefr_batch.data.reading import Findings
 from cefr_batch.data.stats import words_of
 from cefr_batch.errors import DataError, Problem
 from cefr_batch.levels import DataSpec, Level

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.data.inflection import uses_word
+from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.errors import DataError, Problem
 
 _NUMBERED = re.compile(r"^\s*(\d+)[.)](?:\s+(.*?))?\s*$")

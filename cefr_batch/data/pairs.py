@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.data.inflection import uses_word
+from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.errors import DataError, Problem
 from cefr_batch.levels import STARTER, Level
 
