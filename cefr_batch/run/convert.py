@@ -90,9 +90,9 @@ def tokenizer(source: Path, metadata: Metadata) -> Any:
 def model(source: Path, metadata: Metadata) -> Any:
     """The weights in a plain model: the one read from GGUF counts as quantized and refuses to be saved."""
     read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    config = type(read.config).from_dict(
-        {k: v for k, v in read.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-    )
+    config = read.config
+    for name in ("quantization_config", "_model_name_or_path"):
+        vars(config).pop(name, None)
     config.bos_token_id, config.eos_token_id, config.pad_token_id = metadata.bos, metadata.eos, metadata.pad
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     plain.load_state_dict(read.state_dict())
