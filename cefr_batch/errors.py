@@ -11,6 +11,7 @@
     │   ├── NotFound                   no such object or run
     │   └── AlreadyExists              a conditional write lost the race
     ├── LaunchError           exit 1   the place where jobs run failed
+    ├── NotReady              exit 1   runs that cannot be started, with every reason (exit 2 if one is of usage)
     ├── JobFailed             exit 1   a stage of a job failed
     └── Interrupted           exit 75  stopped on request; what was computed is stored
 
@@ -68,6 +69,14 @@ class SpecError(_WithProblems, UsageError):
 
 class DataError(_WithProblems):
     heading = "{n} problems in the training data"
+
+
+class NotReady(_WithProblems):
+    heading = "{n} problems, nothing was started"
+
+    def __init__(self, problems: Iterable[Problem], exit_code: int) -> None:
+        super().__init__(problems)
+        self.exit_code = exit_code
 
 
 class ModelError(CefrBatchError):

@@ -74,6 +74,12 @@ def log_name(attempt: int) -> str:
     return f"{LOGS}/attempt-{attempt}.log"
 
 
+def log_attempt(name: str) -> int | None:
+    """The attempt whose log this object is (any key that ends in a log's name), or None."""
+    match = re.search(r"(?:^|/)attempt-([1-9][0-9]*)\.log$", name)
+    return int(match[1]) if match else None
+
+
 def stage_name(stage: str) -> str:
     """``stages/<stage>.json``, relative to the run."""
     return f"{STAGES}/{stage}.json"

@@ -21,6 +21,7 @@ COMMANDS = {
     "logs": ("cefr_batch.cli.cmd_logs", "Print a run's log, or follow it."),
     "cancel": ("cefr_batch.cli.cmd_cancel", "Ask runs to stop after a checkpoint."),
     "resume": ("cefr_batch.cli.cmd_resume", "Go on with runs that stopped, from their last checkpoint."),
+    "report": ("cefr_batch.cli.cmd_report", "Compare the levels."),
     "run-job": ("cefr_batch.cli.cmd_run_job", "Carry out one run in this process (what submit starts)."),
 }
 

@@ -1,4 +1,4 @@
-"""What commands share: the store, the choice of runs, ``--json``."""
+"""What commands share: the store, the choice of runs and levels, ``--json``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from cefr_batch import layout
 from cefr_batch.errors import NotFound, StoreError, UsageError
@@ -34,35 +35,68 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")(function)
 
 
+def wait_option(function: F) -> F:
+    """``--wait``; see ``cefr_batch.cli.watch.wait_for``."""
+    text = "Show progress until all are finished; exit 0 only if all succeeded. Ctrl-C leaves the jobs alone."
+    return click.option("--wait", is_flag=True, help=text)(function)
+
+
 def runs_options(function: F) -> F:
     """``[RUN]... [--level L]...``; the command gets ``runs`` and ``levels``, for ``chosen_runs``."""
     function = click.option(
-        "--level", "levels", multiple=True, type=LevelType(), help="This level's newest run. May be repeated."
+        "--level",
+        "levels",
+        metavar="LEVEL",
+        multiple=True,
+        callback=lambda _ctx, _param, values: [_level(value) for value in values],
+        help="This level's newest run. May be repeated.",
     )(function)
     return click.argument("runs", nargs=-1, metavar="[RUN]...")(function)
 
 
-class LevelType(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.4
-    """A CEFR level, in any case; given to the command in upper case."""
+def spec_options(function: F) -> F:
+    """``--level L... --profile P --set K=V...``; the command gets ``levels``, ``profile``, ``overrides``."""
+    function = click.option(
+        "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a setting. May be repeated."
+    )(function)
+    function = click.option("--profile", metavar="NAME", help="A file of jobs/profiles, or a path to one.")(function)
+    return click.option(
+        "--level",
+        "levels",
+        metavar="LEVEL",
+        multiple=True,
+        required=True,
+        callback=lambda _ctx, _param, values: _levels(values),
+        help="A1, A2, B1, B2, C1, or all. May be repeated.",
+    )(function)
 
-    name = "level"
 
-    def __init__(self, extra: Sequence[str] = ()) -> None:
-        self.extra = tuple(extra)
+def _levels(values: Iterable[str]) -> list[str]:
+    from cefr_batch.levels import Level
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from cefr_batch.levels import Level  # loads pydantic
+    named = [[level.value for level in Level] if value.lower() == "all" else [_level(value)] for value in values]
+    return list(dict.fromkeys(level for levels in named for level in levels))
 
-        valid = [*(level.value for level in Level), *self.extra]
-        for one in valid:
-            if str(value).upper() == one.upper():
-                return one
-        return self.fail(f"{value!r} is not a level; valid: {', '.join(valid)}", param, ctx)
+
+def _level(value: str) -> str:
+    from cefr_batch.levels import Level  # here: it loads pydantic, which --help does without
+
+    valid = [level.value for level in Level]
+    if value.upper() not in valid:
+        raise UsageError(f"--level: {value!r} is not a level; valid: {', '.join(valid)}")
+    return value.upper()
 
 
 def echo_json(value: Any) -> None:
     """One JSON document on standard output."""
     click.echo(to_json(value).decode(), nl=False)
+
+
+def command_line(*words: str) -> str:
+    """``cefr-batch WORDS`` as the user can paste it, with the ``--store`` that this command was given."""
+    context = click.get_current_context()
+    given = context.get_parameter_source("store") is ParameterSource.COMMANDLINE
+    return " ".join(("cefr-batch", *words, *(("--store", context.params["store"].url) if given else ())))
 
 
 def all_runs(store: Store) -> list[str]:
@@ -93,9 +127,14 @@ def _known(store: Store, run: str, known: Sequence[str]) -> str:
     raise NotFound(f"no run {run!r} in {store.url}. {hint}")
 
 
+def no_runs(store: Store) -> str:
+    """What to say of an empty store."""
+    return f"There are no runs in {store.url}; `cefr-batch submit` starts one."
+
+
 def _listing(store: Store, known: Sequence[str]) -> str:
     if not known:
-        return f"There are no runs in {store.url}; cefr-batch submit starts one."
+        return no_runs(store)
     shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
     return f"The runs in {store.url}: {shown}"
 
@@ -108,13 +147,9 @@ def _newest(store: Store, level: str, known: Sequence[str]) -> str:
 
 
 def _claimed_at(store: Store, run: str) -> str:
-    return str(_spec(store, run).get("submitted_at", ""))
-
-
-def _spec(store: Store, run: str) -> dict[str, Any]:
-    """A run's spec.json; empty if it cannot be read, so that one broken run does not hide the others."""
+    """When the run got its name; empty if that cannot be read, so that one broken run does not hide the others."""
     try:
         spec = store.get_json(layout.run_key(run, layout.SPEC))
     except StoreError:
-        return {}
-    return spec if isinstance(spec, dict) else {}
+        return ""
+    return str(spec.get("submitted_at", "")) if isinstance(spec, dict) else ""

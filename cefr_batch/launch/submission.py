@@ -6,13 +6,15 @@ import getpass
 import os
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cefr_batch import __version__, layout
 from cefr_batch.errors import AlreadyExists, LaunchError, NotFound, StoreError
 from cefr_batch.launch.base import Job, JobOrder, Launcher
-from cefr_batch.levels import RunSpec
 from cefr_batch.store.base import Store
+
+if TYPE_CHECKING:
+    from cefr_batch.levels import RunSpec
 
 
 @dataclass(frozen=True)

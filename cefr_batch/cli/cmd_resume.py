@@ -1,0 +1,52 @@
+"""``cefr-batch resume``: go on with runs that stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cefr_batch import layout
+from cefr_batch.cli.options import chosen_runs, command_line, runs_options, store_option, wait_option
+from cefr_batch.cli.watch import after_start
+from cefr_batch.errors import NotReady, Problem
+from cefr_batch.launch import Launcher, get_launcher
+from cefr_batch.launch.base import State
+from cefr_batch.launch.state import RunState, run_states
+from cefr_batch.launch.submission import read_submission, start
+from cefr_batch.store import Store
+
+
+@click.command()
+@runs_options
+@click.option("--force", is_flag=True, help="Even if it cannot be seen from here whether the run's job still lives.")
+@wait_option
+@store_option
+def command(runs: Sequence[str], levels: Sequence[str], force: bool, wait: bool, store: Store) -> None:
+    """Go on with runs that failed, were cancelled or preempted, from their newest checkpoint.
+
+    Finished stages are not repeated, and the settings are those with which the run was submitted.
+    """
+    states = run_states(store, chosen_runs(store, runs, levels))
+    ready = {state.run: _launcher(store, state, force) for state in states}
+    problems = [Problem(run, why) for run, (_, found) in ready.items() for why in found]
+    if problems:
+        raise NotReady(problems, exit_code=1)
+    for run, (launcher, _) in ready.items():
+        click.echo(f"{run}  {start(store, launcher, run).handle}")
+    after_start(store, list(ready), wait=wait)
+
+
+def _launcher(store: Store, state: RunState, force: bool) -> tuple[Launcher[Any], list[str]]:
+    """Where the run goes on, and why it cannot. Raises ``StoreError`` where its records cannot be read."""
+    submission = read_submission(store, state.run)
+    launcher = get_launcher(submission.cluster if submission else "local")
+    if state.state is State.SUCCEEDED:
+        return launcher, ["is complete, there is nothing to resume"]
+    if state.state in (State.PENDING, State.RUNNING):
+        return launcher, [f"is {state.state} already; {command_line('logs', '-f', state.run)} shows it"]
+    if state.state is State.UNKNOWN and submission and not force:
+        return launcher, [f"{state.reason}; if its job is surely gone, --force starts it again"]
+    backend = store.get_json(layout.run_key(state.run, layout.SPEC))["spec"]["backend"]
+    return launcher, launcher.check(backend)
