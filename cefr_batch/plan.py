@@ -1,0 +1,152 @@
+"""RunSpec + data → what a run will do: steps, evaluations, tokens. Pure; the arithmetic is the trainer's (transformers)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cefr_batch.errors import Problem
+from cefr_batch.levels import RunSpec, TrainingSpec
+
+if TYPE_CHECKING:
+    from cefr_batch.data import Dataset, Example
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the trainer goes through so many training examples."""
+
+    examples: int
+    batch_size: int
+    accumulation: int
+    steps: int  # optimizer steps in all
+
+    @classmethod
+    def of(cls, examples: int, training: TrainingSpec) -> Schedule:
+        """``training.max_steps`` counts instead of ``epochs``, even where it is longer."""
+        base = cls(examples, training.batch_size, training.gradient_accumulation_steps, 0)
+        steps = training.max_steps or math.ceil(training.epochs * base.steps_per_epoch)
+        return cls(examples, base.batch_size, base.accumulation, steps)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return math.ceil(self.examples / self.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The last step of an epoch may have fewer batches than the others."""
+        return max(math.ceil(self.batches_per_epoch / self.accumulation), 1)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the data, at the end."""
+        return self.epoch_at(self.steps)
+
+    def epoch_at(self, step: int) -> float:
+        """The epoch that the trainer logs after this step: whole passes, and the share of the batches of this one."""
+        passes, before = divmod(step - 1, self.steps_per_epoch)
+        batches = min((before + 1) * self.accumulation, self.batches_per_epoch)
+        return passes + batches / self.batches_per_epoch
+
+    def every(self, steps: int) -> list[int]:
+        """Each multiple of ``steps``, and the last step: the trainer always evaluates and saves there too."""
+        regular = list(range(steps, self.steps + 1, steps))
+        return regular if regular and regular[-1] == self.steps else [*regular, self.steps]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    step: int
+    epoch: float
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The tokens of one side's examples, whole: the prompt, the response and the end-of-text token."""
+
+    name: str  # "training examples", or with the file they come from
+    examples: int
+    longest_tokens: int
+    kept_tokens: int  # what is left when each is cut at training.max_length
+    truncated: int
+
+    @classmethod
+    def of(cls, name: str, tokens: Sequence[int], max_length: int) -> Lengths:
+        return cls(
+            name=name,
+            examples=len(tokens),
+            longest_tokens=max(tokens, default=0),
+            kept_tokens=sum(min(n, max_length) for n in tokens),
+            truncated=sum(n > max_length for n in tokens),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do."""
+
+    train: Lengths
+    eval: Lengths
+    evaluated_examples: int  # of the evaluation side, see evaluation.max_examples
+    effective_batch: int
+    batches_per_epoch: int
+    steps_per_epoch: int
+    epochs: float
+    steps: int
+    warmup_steps: int
+    evaluations: tuple[Evaluation, ...]
+    checkpoints: tuple[int, ...]
+    total_tokens: int  # trained on, all epochs; near enough where the last epoch is cut short
+    max_length: int
+    allow_truncation: bool
+
+    @property
+    def longest_tokens(self) -> int:
+        return max(self.train.longest_tokens, self.eval.longest_tokens)
+
+    def problems(self) -> list[Problem]:
+        """What keeps it from running as it is."""
+        cut = [side for side in (self.train, self.eval) if side.truncated]
+        if not cut or self.allow_truncation:
+            return []
+        counts = " and ".join(f"{side.truncated:,} of {side.examples:,} {side.name}" for side in cut)
+        what = (
+            f"{self.max_length} tokens would cut {counts} (the longest has {self.longest_tokens}); "
+            f"raise training.max_length to {self.longest_tokens}, or set data.allow_truncation to true"
+        )
+        return [Problem("training.max_length", what)]
+
+
+def make_plan(spec: RunSpec, dataset: Dataset, count: Callable[[Sequence[Example]], list[int]]) -> Plan:
+    """``count`` gives the tokens of each example's whole text (a ``TokenCounter``)."""
+    training = spec.training
+    train = Lengths.of(_side("training", spec.data.train), count(dataset.train), training.max_length)
+    evaluation = Lengths.of(_side("evaluation", spec.data.eval), count(dataset.eval), training.max_length)
+    schedule = Schedule.of(train.examples, training)
+    return Plan(
+        train=train,
+        eval=evaluation,
+        evaluated_examples=min(evaluation.examples, spec.evaluation.max_examples or evaluation.examples),
+        effective_batch=training.batch_size * training.gradient_accumulation_steps,
+        batches_per_epoch=schedule.batches_per_epoch,
+        steps_per_epoch=schedule.steps_per_epoch,
+        epochs=schedule.epochs,
+        steps=schedule.steps,
+        warmup_steps=warmup_steps(schedule.steps, training),
+        evaluations=tuple(Evaluation(step, schedule.epoch_at(step)) for step in schedule.every(training.eval_steps)),
+        checkpoints=tuple(schedule.every(training.save_steps)),
+        total_tokens=round(train.kept_tokens * schedule.epochs),
+        max_length=training.max_length,
+        allow_truncation=spec.data.allow_truncation,
+    )
+
+
+def warmup_steps(steps: int, training: TrainingSpec) -> int:
+    """The steps over which the learning rate rises."""
+    return 0 if training.lr_scheduler == "constant" else math.ceil(steps * training.warmup_ratio)
+
+
+def _side(name: str, file: str | None) -> str:
+    return f"{name} examples" + (f" of {file}" if file else "")
