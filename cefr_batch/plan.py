@@ -1,4 +1,4 @@
-"""RunSpec + data → what a run will do: steps, evaluations, tokens. Pure; the arithmetic is the trainer's (transformers)."""
+"""RunSpec + data → what a run will do: steps, evaluations, tokens. Pure; the arithmetic is transformers' trainer's."""
 
 from __future__ import annotations
 
