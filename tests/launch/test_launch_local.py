@@ -1,0 +1,220 @@
+"""Local jobs: in order, one at a time, detached from whoever started them."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from stand_in import StandInLauncher, started, until
+
+from cefr_batch.errors import LaunchError
+from cefr_batch.launch import Job, JobOrder, State
+from cefr_batch.launch.local import LocalLauncher
+from cefr_batch.launch.turns import Ticket
+from cefr_batch.store.local import LocalStore
+
+HOST = socket.gethostname()
+launcher = StandInLauncher()
+
+
+def submit(store: LocalStore, *runs: str) -> list[Job]:
+    return [Job(run, launcher.submit(launcher.render(JobOrder(run, store.url)))) for run in runs]
+
+
+def pid_of(job: Job) -> int:
+    return int(job.handle.rpartition("/")[2])
+
+
+def state_of(job: Job) -> State:
+    return launcher.observe([job])[job].state
+
+
+def has_started(folder: Path, count: int) -> Callable[[], bool]:
+    return lambda: len(started(folder)) == count
+
+
+def waits_for(job: Job, others: str) -> Callable[[], bool]:
+    return lambda: launcher.observe([job])[job].reason == f"waiting for {others} before it"
+
+
+def is_gone(job: Job) -> Callable[[], bool]:
+    return lambda: state_of(job).finished
+
+
+def test_three_jobs_run_one_at_a_time_in_the_order_of_their_submission(store: LocalStore, folder: Path) -> None:
+    jobs = submit(store, "run-a", "run-b", "run-c")
+    for count, job in enumerate(jobs, 1):
+        until(has_started(folder, count))
+        observed = launcher.observe(jobs)
+        assert observed[job].state is State.RUNNING
+        for before, later in enumerate(jobs[count:], 1):
+            assert observed[later].state is State.PENDING
+            assert observed[later].reason == f"waiting for {before} job{'s' * (before > 1)} before it"
+        (folder / f"{job.run}.finish").touch()
+    until(is_gone(jobs[-1]))
+    assert started(folder) == ["run-a", "run-b", "run-c"]
+
+
+def test_a_killed_waiting_job_and_a_killed_running_job_both_make_way(store: LocalStore, folder: Path) -> None:
+    first, second, third, fourth = submit(store, "run-a", "run-b", "run-c", "run-d")
+    until(lambda: started(folder) == ["run-a"])
+    until(waits_for(third, "2 jobs"))
+    os.kill(pid_of(second), signal.SIGKILL)
+    until(is_gone(second))
+    until(waits_for(third, "1 job"))
+    os.kill(pid_of(first), signal.SIGKILL)
+    until(lambda: started(folder) == ["run-a", "run-c"])
+    assert state_of(third) is State.RUNNING
+    until(waits_for(fourth, "1 job"))
+
+
+def test_a_job_submitted_later_waits_although_the_queue_was_cleaned_up_meanwhile(
+    store: LocalStore, folder: Path
+) -> None:
+    first, second = submit(store, "run-a", "run-b")
+    (folder / "run-a.finish").touch()
+    until(lambda: started(folder) == ["run-a", "run-b"])
+    (third,) = submit(store, "run-c")
+    until(lambda: state_of(third) is State.PENDING)
+    (folder / "run-b.finish").touch()
+    until(lambda: started(folder) == ["run-a", "run-b", "run-c"])
+    assert is_gone(first)()
+    assert is_gone(second)()
+
+
+def test_a_ticket_whose_process_died_blocks_nobody() -> None:
+    code = "from cefr_batch.launch.turns import Ticket; print(Ticket.take().path)"
+    dead = Path(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
+    assert dead.exists()
+    ticket = Ticket.take()
+    ticket.wait()
+    ticket.release()
+
+
+def test_a_job_survives_the_hang_up_of_the_terminal_it_was_started_from(store: LocalStore, folder: Path) -> None:
+    code = textwrap.dedent(
+        f"""
+        import fcntl, sys, termios, time
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from stand_in import StandInLauncher
+        from cefr_batch.launch import JobOrder
+        launcher = StandInLauncher()
+        print(launcher.submit(launcher.render(JobOrder("run-a", {store.url!r}))), flush=True)
+        time.sleep(60)
+        """
+    )
+    terminal, end = pty.openpty()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=end, stdout=end, stderr=end, start_new_session=True, close_fds=True
+    )
+    os.close(end)
+    job = Job("run-a", os.read(terminal, 1000).decode().strip())
+    until(lambda: started(folder) == ["run-a"])
+    os.close(terminal)
+    assert parent.wait(20) == -signal.SIGHUP
+    assert state_of(job) is State.RUNNING
+    process = psutil.Process(pid_of(job))
+    assert os.getsid(process.pid) == process.pid
+    assert process.terminal() is None
+    (folder / "run-a.finish").touch()
+    until(lambda: store.exists("runs/run-a/manifest.json"))
+
+
+def test_a_job_that_ends_leaves_no_zombie_in_a_submitter_that_lives_on(store: LocalStore, folder: Path) -> None:
+    (job,) = submit(store, "run-a")
+    until(lambda: started(folder) == ["run-a"])
+    os.kill(pid_of(job), signal.SIGKILL)
+    until(is_gone(job))
+    until(lambda: not psutil.pid_exists(pid_of(job)))
+
+
+def test_a_process_id_that_now_belongs_to_another_process_is_neither_taken_for_the_job_nor_stopped() -> None:
+    innocent = subprocess.Popen(["sleep", "60"])
+    try:
+        job = Job("run-a", f"local://{HOST}/{innocent.pid}")
+        assert launcher.observe([job])[job].state is State.FAILED
+        launcher.cancel(job)
+        time.sleep(0.1)
+        assert innocent.poll() is None
+    finally:
+        innocent.kill()
+        innocent.wait()
+
+
+def test_cancel_lets_a_running_job_store_its_checkpoint_and_may_be_repeated(store: LocalStore, folder: Path) -> None:
+    (job,) = submit(store, "run-a")
+    until(lambda: started(folder) == ["run-a"])
+    launcher.cancel(job)
+    until(is_gone(job))
+    assert store.get_json("runs/run-a/status.json")["state"] == "PREEMPTED"
+    launcher.cancel(job)
+
+
+def test_cancel_ends_a_waiting_job_at_once(store: LocalStore, folder: Path) -> None:
+    first, second = submit(store, "run-a", "run-b")
+    until(lambda: started(folder) == ["run-a"])
+    until(lambda: state_of(second) is State.PENDING)
+    launcher.cancel(second)
+    until(is_gone(second), seconds=5)
+    assert state_of(first) is State.RUNNING
+    assert started(folder) == ["run-a"]
+
+
+def test_a_job_of_another_machine_is_unknown_here_and_cannot_be_cancelled_here() -> None:
+    job = Job("run-a", "local://elsewhere/1")
+    seen = launcher.observe([job])[job]
+    assert seen.state is State.UNKNOWN
+    assert "elsewhere" in seen.reason
+    with pytest.raises(LaunchError, match="elsewhere"):
+        launcher.cancel(job)
+
+
+def test_a_command_that_cannot_be_started_leaves_nothing_in_the_queue(store: LocalStore) -> None:
+    class Broken(LocalLauncher):
+        def render(self, order: JobOrder):  # type: ignore[no-untyped-def]
+            from dataclasses import replace
+
+            return replace(super().render(order), command=("/no/such/program", order.run))
+
+    broken = Broken()
+    with pytest.raises(LaunchError, match="cannot start /no/such/program run-a"):
+        broken.submit(broken.render(JobOrder("run-a", store.url)))
+    ticket = Ticket.take()
+    ticket.wait()
+    ticket.release()
+
+
+def test_the_rendered_request_is_the_command_that_is_started_and_rendering_writes_nothing(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    real = LocalLauncher()
+    request = real.render(JobOrder("run-a", store.url))
+    assert request.command[1:5] == ("-m", "cefr_batch", "run-job", "run-a")
+    assert request.command[0] == sys.executable
+    text = real.describe(request)
+    assert " ".join(request.command) in text
+    assert str(request.log) in text
+    assert not any(tmp_path.iterdir())
+
+
+def test_check_names_what_is_missing_and_what_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LocalLauncher()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CEFR_BATCH_WORK", str(tmp_path / "file" / "work"))
+    problems = real.check("no_such_backend")
+    assert any("no_such_backend" in problem and sys.executable in problem for problem in problems)
+    assert any(str(tmp_path / "file" / "work") in problem for problem in problems)
+    assert "no_such_backend" not in real.backends()
