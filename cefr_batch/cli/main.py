@@ -15,6 +15,8 @@ from cefr_batch.errors import CefrBatchError
 
 # Name -> (module whose `command` it is, help in one line). In the order of --help, which imports none of them.
 COMMANDS = {
+    "data": ("cefr_batch.cli.cmd_data", "Check, measure and build training data."),
+    "plan": ("cefr_batch.cli.cmd_plan", "Show what a run would do."),
     "submit": ("cefr_batch.cli.cmd_submit", "Start a run for each level."),
     "list": ("cefr_batch.cli.cmd_list", "List all runs of the store."),
     "status": ("cefr_batch.cli.cmd_status", "Show how runs are doing."),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cefr_batch.data.inflection import uses_word
+from cefr_batch.data.pairs import is_pair
 from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.errors import DataError, Problem
 
@@ -99,6 +100,8 @@ def _items(path: Path) -> list[Any]:
         raise file_error(path, f"must be a JSON list of examples, but is {_kind(items)}")
     if not items:
         raise file_error(path, "has no examples: the list is empty")
+    if is_pair(items[0]):
+        raise file_error(path, "holds sentence pairs; give it as data.source, or run `cefr-batch data build`")
     return items
 
 

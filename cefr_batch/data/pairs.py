@@ -17,6 +17,7 @@ from cefr_batch.errors import DataError, Problem
 from cefr_batch.levels import STARTER, Level
 
 _REQUEST = re.compile(r"^Generate an? \S+ sentence with (?:the word )?(.+)$", re.DOTALL)
+_JSONL = (".jsonl", ".ndjson")
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -38,6 +39,24 @@ def read_pairs(source: str, level: Level) -> list[Pair]:
 def starter_file(level: Level) -> Path:
     """The level's CSV file in the installed package."""
     return Path(str(files("cefr_batch.data") / "starter" / f"{level.value.lower()}.csv"))
+
+
+def holds_pairs(path: Path) -> bool:
+    """Whether a file, as its name or its first record says, holds pairs rather than examples in list format."""
+    if path.suffix.lower() in (".csv", *_JSONL):
+        return True
+    try:
+        items = parse_json(path, read_text(path))
+    except DataError:
+        return False
+    return isinstance(items, list) and bool(items) and is_pair(items[0])
+
+
+def is_pair(record: Any) -> bool:
+    """Whether a record is meant as a pair."""
+    if not isinstance(record, Mapping) or "instruction" in record:
+        return False
+    return "word" in record or "sentence" in record or bool(_REQUEST.match(str(record.get("input"))))
 
 
 def check_pairs(path: Path) -> tuple[list[Pair], Findings]:
@@ -71,12 +90,14 @@ def _records(path: Path, findings: Findings) -> Iterator[tuple[str, Any]]:
     text = read_text(path)
     if suffix == ".csv":
         yield from _csv_records(path, text, findings)
-    elif suffix in (".jsonl", ".ndjson"):
+    elif suffix in _JSONL:
         yield from _jsonl_records(path, text, findings)
     elif suffix == ".json":
         items = parse_json(path, text)
         if not isinstance(items, list):
             raise file_error(path, "must be a JSON list of pairs (word and sentence)")
+        if items and isinstance(items[0], dict) and "instruction" in items[0]:
+            raise file_error(path, "holds examples in list format; give it as data.train or data.eval, not data.source")
         yield from ((at_index(path, index), item) for index, item in enumerate(items))
     else:
         raise file_error(path, "unknown kind of file; sentence pairs are .csv, .jsonl or .json")
@@ -136,10 +157,6 @@ def _fields(record: Any) -> tuple[str, str]:
     """The word and the sentence of a record. Raises ``ValueError`` with the reason."""
     if not isinstance(record, Mapping):
         raise ValueError("must be an object with word and sentence")
-    if "instruction" in record:
-        raise ValueError(
-            "is an example in list format, not a sentence pair; name such files as data.train and data.eval"
-        )
     names = ("input", "output") if "input" in record and "output" in record else ("word", "sentence")
     missing = [name for name in names if name not in record]
     if missing:

@@ -1,0 +1,158 @@
+"""``cefr-batch data``: check, measure and build training data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cefr_batch.cli.options import echo_json, json_option
+from cefr_batch.cli.show import columns
+from cefr_batch.errors import CefrBatchError, UsageError
+
+if TYPE_CHECKING:
+    from cefr_batch.data import Dataset, Leakage
+    from cefr_batch.data.checks import FileCheck
+    from cefr_batch.data.stats import CountTokens, Stats
+    from cefr_batch.errors import Problem
+
+_WARNINGS = 20  # shown for a file
+
+_file = click.Path(path_type=Path)
+
+
+@click.group("data", short_help="Check, measure and build training data.")
+def command() -> None:
+    """Check, measure and build training data.
+
+    Two forms: examples in list format (a JSON list of objects with instruction, input and output), and sentence pairs
+    (word and sentence, as .csv, .jsonl or .json), from which examples are built.
+    """
+
+
+@command.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_file)
+def check(files: Sequence[Path]) -> None:
+    """Name each bad example by file, index (from 0) and reason.
+
+    Exits with 1 if there is any. Warnings alone, such as a word that its sentence seems to lack, are no reason.
+    """
+    from cefr_batch.data.checks import check_file
+
+    checks = [(path, check_file(path)) for path in files]
+    for path, result in checks:
+        click.echo("\n".join(_check_lines(path, result)))
+    if any(result.findings.errors for _, result in checks):
+        click.get_current_context().exit(1)
+
+
+def _check_lines(path: Path, result: FileCheck) -> Iterable[str]:
+    errors, warnings = result.findings.errors, result.findings.warnings
+    yield f"{path}: {result.good:,} {result.kind}, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    yield from (f"  error: {_beside(path, problem)}" for problem in errors)
+    yield from (f"  warning: {_beside(path, problem)}" for problem in warnings[:_WARNINGS])
+    if len(warnings) > _WARNINGS:
+        yield f"  and {len(warnings) - _WARNINGS:,} more warnings"
+
+
+def _count(items: Sequence[object], what: str) -> str:
+    return f"{len(items):,} {what}{'' if len(items) == 1 else 's'}"
+
+
+def _beside(path: Path, problem: Problem) -> str:
+    return str(problem).removeprefix(f"{path}: ")
+
+
+@command.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_file)
+@click.option("--eval", "evaluation", metavar="FILE", type=_file, help="Evaluation examples: also shows the leakage.")
+@click.option("--model", metavar="NAME", help="Count tokens with the tokenizer of this model (as model.name in a job).")
+@json_option
+def stats(files: Sequence[Path], evaluation: Path | None, model: str | None, as_json: bool) -> None:
+    """Examples, unique words and the longest example of files in list format."""
+    from cefr_batch.data import leakage
+    from cefr_batch.data.examples import read_examples
+    from cefr_batch.data.stats import stats_of
+
+    paths = [*files, evaluation] if evaluation else list(files)
+    sides = {str(path): read_examples(path) for path in paths}
+    count = _counter(model) if model else None
+    rows = {name: stats_of(examples, count) for name, examples in sides.items()}
+    leak = leakage([e for path in files for e in sides[str(path)]], sides[str(evaluation)]) if evaluation else None
+    if as_json:
+        named = [{"file": name, **asdict(row)} for name, row in rows.items()]
+        echo_json({"files": named, "leakage": asdict(leak) if leak else None})
+    else:
+        _show(rows, leak)
+
+
+def _counter(model: str) -> CountTokens:
+    from cefr_batch.data import TokenCounter
+    from cefr_batch.levels import ModelSpec
+    from cefr_batch.pretrained import tokenizer_file
+
+    return TokenCounter(tokenizer_file(ModelSpec(name=model, revision=None, alias=None, load_in_4bit=False)))
+
+
+def _show(rows: dict[str, Stats], leak: Leakage | None) -> None:
+    headings = ["FILE", "EXAMPLES", "UNIQUE WORDS", "SENTENCES", "UNIQUE SENTENCES", "LONGEST EXAMPLE"]
+    lines = columns([headings, *([name, *_cells(row)] for name, row in rows.items())])
+    if leak:
+        lines.append(
+            f"Leakage: {leak.sentences_percent:.1f} % of the evaluation sentences stand word for word in the training "
+            f"data, and {leak.words_percent:.1f} % of the evaluation words are there"
+        )
+    click.echo("\n".join(lines))
+
+
+def _cells(row: Stats) -> list[str]:
+    longest = "" if row.longest_example_tokens is None else f"{row.longest_example_tokens:,} tokens"
+    numbers = (row.examples, row.unique_words, row.sentences, row.unique_sentences)
+    return [*(f"{number:,}" for number in numbers), longest]
+
+
+@command.command()
+@click.argument("source", metavar="SOURCE")
+@click.option("--level", metavar="LEVEL", required=True, help="A1, A2, B1, B2 or C1.")
+@click.option("--out", metavar="DIR", required=True, type=_file, help="Where train.json and eval.json go.")
+@click.option("--examples", type=int, help="Of both files together.")
+@click.option("--eval-fraction", type=float, help="The share of the examples that are for evaluation.")
+@click.option("--words-per-example", type=int)
+@click.option("--split-by", metavar="UNIT", help="sentence, word or example: what is not on both sides.")
+@click.option("--seed", type=int)
+@click.option("--force", is_flag=True, help="Overwrite the files if they are there.")
+def build(source: str, level: str, out: Path, force: bool, **settings: int | float | str | None) -> None:
+    """Build examples in list format from sentence pairs.
+
+    SOURCE is a .csv, .jsonl or .json file, or starter. What is not given is taken from the level's job file.
+    """
+    from cefr_batch import layout
+    from cefr_batch.data import leakage, load_dataset
+    from cefr_batch.data.stats import stats_of
+    from cefr_batch.spec import load_spec
+
+    targets = [out / layout.TRAIN_FILE, out / layout.EVAL_FILE]
+    there = [str(path) for path in targets if path.exists()]
+    if there and not force:
+        raise UsageError(f"{' and '.join(there)} exists; choose another --out, or overwrite with --force")
+    chosen = {"source": source, **{name: value for name, value in settings.items() if value is not None}}
+    spec = load_spec(level, overrides=[f"data.{name}={json.dumps(value)}" for name, value in chosen.items()])
+    dataset = load_dataset(spec.data, spec.level)
+    _write(dataset, targets)
+    sides = zip(targets, (dataset.train, dataset.eval), strict=True)
+    _show({str(path): stats_of(examples) for path, examples in sides}, leakage(dataset.train, dataset.eval))
+    click.echo(f"Use them with --set data.train={targets[0]} --set data.eval={targets[1]}")
+
+
+def _write(dataset: Dataset, targets: Sequence[Path]) -> None:
+    from cefr_batch.files import write_json
+
+    try:
+        for path, examples in zip(targets, (dataset.train, dataset.eval), strict=True):
+            write_json(path, [asdict(example) for example in examples])
+    except OSError as exc:
+        raise CefrBatchError(f"cannot write {exc.filename or targets[0].parent}: {exc.strerror or exc}") from exc
