@@ -1,0 +1,70 @@
+"""``cefr-batch report``: compare the levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cefr_batch.cli.options import chosen_runs, echo_json, json_option, runs_options, store_option
+from cefr_batch.errors import CefrBatchError, NotFound
+from cefr_batch.store import Store, to_json
+
+if TYPE_CHECKING:
+    from cefr_batch.report.collect import Report
+
+NAME = "report"  # of the files in --out's folder
+
+
+@click.command("report", short_help="Compare the levels.")
+@runs_options
+@store_option
+@json_option
+@click.option(
+    "--out",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Write report.md and report.json to this folder (or, with a file's name, under that) instead of printing.",
+)
+def command(runs: tuple[str, ...], levels: tuple[str, ...], store: Store, as_json: bool, out: Path | None) -> None:
+    """What the runs brought, and the levels side by side, as Markdown.
+
+    Each level is shown by its newest complete run, or by its state if none is complete. Without RUN and --level: every
+    level that has a run.
+    """
+    from cefr_batch.report.as_json import report_json
+    from cefr_batch.report.collect import collect
+    from cefr_batch.report.markdown import report_markdown
+
+    report = collect(store, runs=chosen_runs(store, runs, ()) if runs else (), levels=levels)
+    if not any(entry.result for entry in report.entries):
+        raise NotFound(_nothing(report))
+    if out is not None:
+        _write(out, report_markdown(report), to_json(report_json(report)))
+    if as_json:
+        echo_json(report_json(report))
+    elif out is None:
+        click.echo(report_markdown(report), nl=False)
+
+
+def _nothing(report: Report) -> str:
+    if not report.entries:
+        return f"there are no runs in {report.store}; `cefr-batch submit` starts some"
+    what = []
+    for entry in report.entries:
+        reason = f" ({entry.reason.splitlines()[0]})" if entry.reason else ""
+        what.append(f"{entry.newest or entry.level} is {entry.state}{reason}")
+    return f"no complete run to report in {report.store}: {'; '.join(what)}"
+
+
+def _write(out: Path, markdown: str, json: bytes) -> None:
+    stem = out.with_suffix("") if out.suffix in (".md", ".json") else out / NAME
+    files = {stem.with_name(f"{stem.name}.md"): markdown.encode(), stem.with_name(f"{stem.name}.json"): json}
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for path, data in files.items():
+            path.write_bytes(data)
+    except OSError as exc:
+        raise CefrBatchError(f"cannot write {exc.filename or out}: {exc.strerror or exc}") from exc
+    click.echo(f"wrote {' and '.join(map(str, files))}", err=True)

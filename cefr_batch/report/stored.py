@@ -1,0 +1,143 @@
+"""The objects of a finished run, typed and checked. Keys that the report does not use are ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class SpecFile(_Stored):
+    """``spec.json``."""
+
+    dataset: str
+    spec: dict[str, Any]
+    submitted_at: str
+
+
+class StoredObject(_Stored):
+    key: str  # relative to the run
+    size: Count  # bytes
+
+
+class ManifestFile(_Stored):
+    """``manifest.json``."""
+
+    complete_at: str
+    objects: list[StoredObject]
+
+
+class Train(_Stored):
+    examples: Count
+    steps: Count
+    epochs: float
+    duration_seconds: float
+    samples_per_second: float
+    final_loss: float | None
+
+
+class LogEntry(_Stored):
+    step: Count
+    epoch: float
+    loss: float | None = None
+    eval_loss: float | None = None
+
+
+class Best(_Stored):
+    step: Count
+    epoch: float
+    eval_loss: float
+
+
+class Score(_Stored):
+    loss: float
+    perplexity: float
+
+
+class TokenScore(Score):
+    tokens: Count
+
+
+class Evaluated(_Stored):
+    full: TokenScore
+    response: TokenScore
+    seed_protocol: Score
+
+
+class Reduction(_Stored):
+    loss_percent: float
+    perplexity_percent: float
+
+
+class Reductions(_Stored):
+    full: Reduction
+    response: Reduction
+    seed_protocol: Reduction
+
+
+class Leakage(_Stored):
+    sentences_percent: float
+    words_percent: float
+
+
+class Data(_Stored):
+    train_examples: Count
+    eval_examples: Count
+    unique_words: Count
+    longest_example_tokens: Count
+
+
+class Machine(_Stored):
+    cpu: str
+    gpu: str | None
+    threads: int
+    gpu_memory_gb: float | None = None
+
+
+class Evaluation(_Stored):
+    examples: Count
+
+
+class Merge(_Stored):
+    adapter_loss: float
+    merged_loss: float
+    examples: Count
+
+
+class MetricsFile(_Stored):
+    """``metrics.json``. The last five keys came later than the others, so they may be missing."""
+
+    level: str
+    backend: str
+    model: str
+    train: Train
+    log: list[LogEntry]
+    best: Best | None
+    baseline: Evaluated
+    tuned: Evaluated
+    reduction: Reductions
+    leakage: Leakage
+    data: Data
+    attempts: int | None = None
+    machine: Machine | None = None
+    versions: dict[str, str] = {}
+    evaluation: Evaluation | None = None
+    merge: Merge | None = None
+
+
+def explain(exc: ValidationError, limit: int = 4) -> str:
+    """What is wrong with a stored object, by key, in one line."""
+    errors = exc.errors()
+    parts = [f"{'.'.join(map(str, e['loc'])) or 'the document'}: {_what(dict(e))}" for e in errors[:limit]]
+    more = [f"and {len(errors) - limit} more"] if len(errors) > limit else []
+    return "; ".join(parts + more)
+
+
+def _what(error: dict[str, Any]) -> str:
+    return "missing" if error["type"] == "missing" else str(error["msg"]).replace("Input should be", "must be")
