@@ -9,7 +9,8 @@ VENV   ?= .venv
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=
 
-LOCKS = containers/requirements-cpu.txt containers/requirements-dev.txt
+LOCKS = containers/requirements-cpu.txt containers/requirements-dev.txt containers/requirements-demo.txt
+CUDA_LOCKS = containers/requirements-cuda.txt containers/requirements-dev.txt containers/requirements-demo.txt
 BIN   = $(VENV)/bin
 DEMO_STORE = runs/demo
 DEMO_LEVELS = --level A1 --level A2 --level B1
@@ -30,10 +31,9 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(LOCKS) tools/venv.sh
 
 setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backend (5.6 GB: a CUDA build of torch)
 
-.venv-unsloth/.installed: setup.cfg pyproject.toml containers/requirements-cuda.txt containers/requirements-dev.txt tools/venv.sh
+.venv-unsloth/.installed: setup.cfg pyproject.toml $(CUDA_LOCKS) tools/venv.sh
 	PYTHON="$(PYTHON)" tools/venv.sh .venv-unsloth
-	.venv-unsloth/bin/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-cuda.txt
-	.venv-unsloth/bin/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-dev.txt
+	.venv-unsloth/bin/python -m pip install --quiet --require-hashes --no-deps $(addprefix -r ,$(CUDA_LOCKS))
 	.venv-unsloth/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 

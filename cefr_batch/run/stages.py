@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cefr_batch import layout
-from cefr_batch.data import Dataset, Example, TokenCounter, dataset_stats, leakage
-from cefr_batch.data.examples import read_examples
+from cefr_batch.data import Dataset, Example, TokenCounter, leakage, read_dataset, unique_words
 from cefr_batch.errors import CefrBatchError, DataError
 from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
@@ -61,8 +60,7 @@ class Context:
     @cached_property
     def dataset(self) -> Dataset:
         """The job's dataset, fetched and verified before any stage began."""
-        files = (self.work.dataset / name for name in (layout.TRAIN_FILE, layout.EVAL_FILE))
-        return Dataset(*(read_examples(file) for file in files))
+        return read_dataset(self.work.dataset)
 
     @property
     def evaluated(self) -> Sequence[Example]:
@@ -110,13 +108,21 @@ def data(job: Context) -> dict[str, Any]:
     from cefr_batch.plan import make_plan
     from cefr_batch.pretrained import tokenizer_file
 
-    counter = TokenCounter(tokenizer_file(job.spec.model))
-    if problems := make_plan(job.spec, job.dataset, counter.examples).problems():
+    dataset = job.dataset
+    plan = make_plan(job.spec, dataset, TokenCounter(tokenizer_file(job.spec.model)).examples)
+    if problems := plan.problems():
         raise DataError(problems)
     return {
-        "data": dataset_stats(job.dataset, counter.examples),
+        "data": {
+            "train_examples": len(dataset.train),
+            "eval_examples": len(dataset.eval),
+            "unique_words": unique_words(dataset),
+            "longest_example_tokens": plan.longest_tokens,
+            "train_sha256": dataset.train_sha256,
+            "eval_sha256": dataset.eval_sha256,
+        },
         "evaluation": {"examples": len(job.evaluated), "batch_size": job.spec.evaluation.batch_size},
-        "leakage": asdict(leakage(job.dataset.train, job.dataset.eval)),
+        "leakage": asdict(leakage(dataset.train, dataset.eval)),
     }
 
 

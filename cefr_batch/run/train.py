@@ -342,7 +342,8 @@ def _callback_class() -> type[Any]:
 
         def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             latest, every = state.log_history[-1], self._spec.training.logging_steps
-            if "eval_loss" in latest or state.global_step % every == 0 or state.global_step == state.max_steps:
+            at_entry = state.global_step % every == 0 or state.global_step == state.max_steps
+            if "eval_loss" in latest or ("loss" in latest and at_entry):
                 folded = fold_log(state.log_history, every, state.max_steps)
                 newest = (e for e in folded[-2:] if e["step"] == state.global_step)
                 self._write_entries(e for e in newest if ("eval_loss" in e) == ("eval_loss" in latest))
