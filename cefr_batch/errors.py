@@ -47,8 +47,11 @@ class Problem:
         return f"{self.where}: {self.what}" if self.where else self.what
 
 
+_SHOWN = 20
+
+
 class _WithProblems(CefrBatchError):
-    """An error that names every problem at once."""
+    """An error that names every problem at once; its text stops after 20."""
 
     heading = "{n} problems"
 
@@ -59,8 +62,10 @@ class _WithProblems(CefrBatchError):
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return str(self.problems[0])
-        lines = "\n".join(f"  - {p}" for p in self.problems)
-        return f"{self.heading.format(n=len(self.problems))}:\n{lines}"
+        lines = [f"  - {p}" for p in self.problems[:_SHOWN]]
+        if len(self.problems) > _SHOWN:
+            lines.append(f"  - and {len(self.problems) - _SHOWN} more")
+        return "\n".join([f"{self.heading.format(n=len(self.problems))}:", *lines])
 
 
 class SpecError(_WithProblems, UsageError):

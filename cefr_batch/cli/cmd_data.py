@@ -67,7 +67,7 @@ def _beside(path: Path, problem: Problem) -> str:
     return str(problem).removeprefix(f"{path}: ")
 
 
-@command.command()
+@command.command(short_help="Examples, unique words, longest example.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_file)
 @click.option("--eval", "evaluation", metavar="FILE", type=_file, help="Evaluation examples: also shows the leakage.")
 @click.option("--model", metavar="NAME", help="Count tokens with the tokenizer of this model (as model.name in a job).")
@@ -138,7 +138,7 @@ def build(source: str, level: str, out: Path, force: bool, **settings: int | flo
     targets = [out / layout.TRAIN_FILE, out / layout.EVAL_FILE]
     there = [str(path) for path in targets if path.exists()]
     if there and not force:
-        raise UsageError(f"{' and '.join(there)} exists; choose another --out, or overwrite with --force")
+        raise UsageError(f"already there: {' and '.join(there)}; choose another --out, or overwrite with --force")
     chosen = {"source": source, **{name: value for name, value in settings.items() if value is not None}}
     spec = load_spec(level, overrides=[f"data.{name}={json.dumps(value)}" for name, value in chosen.items()])
     dataset = load_dataset(spec.data, spec.level)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
+_IRREGULAR = {"be": {"am", "is", "are", "was", "were"}, "have": {"has", "had"}}
 _TOKEN = re.compile(r"\w+")
 
 
+@lru_cache(maxsize=100_000)  # a dataset repeats its sentences
 def uses_word(sentence: str, word: str) -> bool:
     """Whether each part of ``word`` is the stem of some word of the sentence, as far as spelling tells."""
     tokens = {token.casefold() for token in _TOKEN.findall(sentence)}
@@ -14,7 +17,7 @@ def uses_word(sentence: str, word: str) -> bool:
 
 
 def _same_stem(token: str, word: str) -> bool:
-    if token == word:
+    if token == word or token in _IRREGULAR.get(word, ()):
         return True
     stem = word[: max(3, len(word) - 2)] if len(word) > 3 else word
     return token.startswith(stem)

@@ -148,7 +148,7 @@ def _pair(where: str, record: Any, findings: Findings) -> Pair | None:
     wrong = [f"the {name} is empty" for name, text in (("word", word), ("sentence", sentence)) if not text.strip()]
     character = unusable_character((word, sentence))
     if character:
-        wrong.append(f"has the control character {character}; remove it")
+        wrong.append(f"has the control or broken character {character}; remove it")
     findings.errors += [Problem(where, what) for what in wrong]
     return None if wrong else Pair(" ".join(word.split()), " ".join(sentence.split()))
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from cefr_batch.errors import DataError, Problem
 
-SHOWN = 20  # problems in one DataError; `data check` lists them all
-_UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
 @dataclass
@@ -23,16 +22,9 @@ class Findings:
     warnings: list[Problem] = field(default_factory=list)
 
     def raise_errors(self) -> None:
-        """Raise ``DataError`` with the first problems and the number of the others, if there is any."""
+        """Raise ``DataError`` with all errors, if there is any."""
         if self.errors:
-            raise DataError(_capped(self.errors))
-
-
-def _capped(problems: list[Problem]) -> list[Problem]:
-    more = len(problems) - SHOWN
-    if more <= 0:
-        return problems
-    return [*problems[:SHOWN], Problem("", f"and {more} more (`cefr-batch data check FILE` lists them all)")]
+            raise DataError(self.errors)
 
 
 def read_text(path: Path) -> str:
