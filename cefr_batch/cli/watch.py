@@ -36,6 +36,7 @@ def after_start(store: Store, runs: Sequence[str], *, wait: bool, as_json: bool 
             click.echo(f"  {command_line(*words)}")
     if wait:
         require_success(states)
+        click.echo(f"All succeeded. Compare them: {command_line('report', *runs)}", err=as_json)
 
 
 def wait_for(store: Store, runs: Sequence[str], *, to_stderr: bool = False) -> list[RunState]:
@@ -98,6 +99,7 @@ def _lines(store: Store, runs: Sequence[str], to_stderr: bool) -> list[RunState]
             if old is None or _is_news(old, state, now - since):
                 click.echo(progress_line(state), err=to_stderr)
                 shown[state.run] = (state, now)
+    click.echo("\n".join(progress_table(states)), err=to_stderr)
     return states
 
 

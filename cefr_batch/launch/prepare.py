@@ -44,7 +44,8 @@ def prepare(
     for spec in ready:
         dataset, counter = findings.get(load_dataset, spec.data, spec.level), counters[spec.model]
         if dataset and counter:
-            findings.problems += make_plan(spec, dataset, counter).problems
+            cut = make_plan(spec, dataset, counter).problems()
+            findings.problems += [Problem(f"level {spec.level}, {problem.where}", problem.what) for problem in cut]
             prepared.append(Prepared(spec, dataset))
     findings.raise_if_any()
     return prepared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -12,7 +12,7 @@ from cefr_batch import layout
 from cefr_batch.errors import CefrBatchError, NotFound, StoreError
 from cefr_batch.launch import get_launcher
 from cefr_batch.launch.base import Job, JobOrder, Observation, State
-from cefr_batch.launch.submission import Submission, read_submission
+from cefr_batch.launch.submission import Submission, parse_time, read_submission
 from cefr_batch.store.base import Store
 
 HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
@@ -131,31 +131,42 @@ def _read(store: Store, run: str) -> Facts:
             return _read_complete(store, run)
         submission = read_submission(store, run)
         status = _read_status(store, run)
-        if submission and status and _time(status["updated_at"]) < _time(submission.submitted_at):
+        if submission and status and parse_time(status["updated_at"]) < parse_time(submission.submitted_at):
             status = {}
         if not submission and not status:
             store.get_json(layout.run_key(run, layout.SPEC))
         return Facts(run, submission=submission, status=status)
-    except (StoreError, ValueError) as exc:
+    except StoreError as exc:
         return Facts(run, damage=str(exc))
 
 
 def _read_complete(store: Store, run: str) -> Facts:
     """A complete run stays complete, whatever has become of its other records."""
-    try:
-        return Facts(run, complete=True, submission=read_submission(store, run), status=_read_status(store, run))
-    except StoreError:
-        return Facts(run, complete=True)
+    facts = Facts(run, complete=True)
+    with suppress(StoreError):
+        facts = replace(facts, submission=read_submission(store, run))
+    with suppress(StoreError, KeyError, TypeError):
+        facts = replace(facts, status=_result(store, run))
+    return facts
+
+
+def _result(store: Store, run: str) -> Mapping[str, Any]:
+    """A complete run's figures, in the keys of its status: the final training loss and the best evaluation loss."""
+    metrics = store.get_json(layout.run_key(run, layout.METRICS))
+    train, steps = metrics["train"], metrics["train"]["steps"]
+    figures = {"step": steps, "steps": steps, "epoch": train["epochs"], "loss": train["final_loss"]}
+    return {**_read_status(store, run), "stage": "publish", **figures, "eval_loss": metrics["best"]["eval_loss"]}
 
 
 def _read_status(store: Store, run: str) -> Mapping[str, Any]:
     key = layout.run_key(run, layout.STATUS)
     try:
-        status = store.get_json(key)
+        status: Mapping[str, Any] = store.get_json(key)
+        parse_time(status["updated_at"])
     except NotFound:
         return {}
-    if not isinstance(status, dict) or not isinstance(status.get("updated_at"), str):
-        raise StoreError(f"{store.url}/{key} is not a job's status; was it edited?")
+    except (TypeError, KeyError, ValueError) as exc:
+        raise StoreError(f"{store.url}/{key} is not a job's status; was it edited?") from exc
     return status
 
 
@@ -205,10 +216,5 @@ def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
     )
 
 
-def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
-
-
 def _age_seconds(text: str) -> float:
-    return (datetime.now(timezone.utc) - _time(text)).total_seconds()
+    return (datetime.now(timezone.utc) - parse_time(text)).total_seconds()

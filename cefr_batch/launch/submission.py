@@ -38,6 +38,12 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
+def parse_time(text: str) -> datetime:
+    """A record's time. Raises ``ValueError`` or ``TypeError`` if it is none."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
+
+
 def next_run(store: Store, spec: RunSpec) -> str:
     """The name that a run of this spec would get now."""
     names = store.folders(f"{layout.RUNS}/")
@@ -98,10 +104,12 @@ def read_submission(store: Store, run: str) -> Submission | None:
         record = store.get_json(key)
     except NotFound:
         return None
-    texts = ("cluster", "handle", "submitted_at", "submitted_by")
-    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in texts):
-        raise StoreError(f"{store.url}/{key} is not the record of a submission; was it edited?")
-    return Submission(run=run, cancelled_at=record.get("cancelled_at"), **{name: record[name] for name in texts})
+    try:
+        parse_time(record["submitted_at"])
+        texts = {name: str(record[name]) for name in ("cluster", "handle", "submitted_at", "submitted_by")}
+        return Submission(run=run, cancelled_at=record.get("cancelled_at"), **texts)
+    except (TypeError, KeyError, ValueError) as exc:
+        raise StoreError(f"{store.url}/{key} is not the record of a submission; was it edited?") from exc
 
 
 def _write(store: Store, submission: Submission) -> None:

@@ -1,0 +1,264 @@
+"""A run's state, over every combination of what the store and the launcher say."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from stand_in import StandInLauncher, status, until
+
+from cefr_batch import layout
+from cefr_batch.errors import LaunchError
+from cefr_batch.launch import LAUNCHERS, Job, JobOrder, Launcher, Observation, State
+from cefr_batch.launch.state import run_states
+from cefr_batch.launch.submission import Submission, now
+from cefr_batch.store.local import LocalStore
+
+P, R, X, OK, F, C, U = (
+    State.PENDING,
+    State.RUNNING,
+    State.PREEMPTED,
+    State.SUCCEEDED,
+    State.FAILED,
+    State.CANCELLED,
+    State.UNKNOWN,
+)
+RUN = "tiny-b1-peft-v1"
+
+
+class SaysLauncher(Launcher[str]):
+    """A scheduler that says what the test wants of every job, and counts how often it is asked."""
+
+    scheme = "says"
+    answer: Observation | None = None  # None: it cannot be reached
+    asked = 0
+
+    def observe(self, jobs: Sequence[Job]) -> dict[Job, Observation]:
+        type(self).asked += 1
+        if self.answer is None:
+            raise LaunchError("the scheduler does not answer")
+        return dict.fromkeys(jobs, self.answer)
+
+    def render(self, order: JobOrder) -> str:
+        raise NotImplementedError
+
+    describe = check = submit = cancel = backends = render  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def says(monkeypatch: pytest.MonkeyPatch) -> type[SaysLauncher]:
+    monkeypatch.setitem(LAUNCHERS, "says", f"{__name__}:SaysLauncher")
+    monkeypatch.setattr(SaysLauncher, "asked", 0)
+    return SaysLauncher
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(timezone.utc) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
+
+
+SUBMITTED = ago(1000)
+SUBMISSIONS = {
+    "none": None,
+    "there": Submission(RUN, "says", "says://1", SUBMITTED, "me"),
+    "cancelled": Submission(RUN, "says", "says://1", SUBMITTED, "me", cancelled_at=ago(500)),
+    "damaged": b"{",
+}
+STATUSES = {
+    "none": None,
+    "fresh": status(RUN, "RUNNING"),
+    "silent": status(RUN, "RUNNING", updated_at=ago(300)),
+    "preempted": status(RUN, "PREEMPTED", updated_at=ago(300)),
+    "failed": status(RUN, "FAILED", updated_at=ago(300), message="the loss is not finite"),
+    "older": status(RUN, "FAILED", updated_at=ago(2000), message="an older failure"),
+    "damaged": b'{"state": "RUN',
+}
+ANSWERS = {state.value: Observation(state, "as the scheduler says") for state in State} | {"unreachable": None}
+
+ALIVE, ENDED = "PENDING RUNNING", "SUCCEEDED FAILED PREEMPTED CANCELLED"
+UNSEEN = "UNKNOWN unreachable"
+ANY = ""
+# (manifest, submission, status, the scheduler's word) -> state, a part of the reason. The first row that fits counts.
+TABLE = [
+    ("yes", ANY, ANY, ANY, OK, ""),
+    ("no", "damaged", ANY, ANY, U, "submission.json is not valid JSON"),
+    ("no", ANY, "damaged", ANY, U, "status.json is not valid JSON"),
+    # No submission: nobody can be asked, so the job's own word counts.
+    ("no", "none", "none", ANY, U, f"never started; `cefr-batch resume {RUN}` starts it"),
+    ("no", "none", "fresh", ANY, R, "on "),
+    ("no", "none", "silent", ANY, U, "its last sign of life"),
+    ("no", "none", "preempted", ANY, X, f"`cefr-batch resume {RUN}` goes on"),
+    ("no", "none", "failed", ANY, F, "the loss is not finite"),
+    ("no", "none", "older", ANY, F, "an older failure"),
+    # The scheduler cannot tell: likewise.
+    ("no", ANY, "none older", UNSEEN, U, ""),
+    ("no", ANY, "fresh", UNSEEN, R, "on "),
+    ("no", ANY, "silent", UNSEEN, U, "5 minutes old at stage train, step 3 of 12"),
+    ("no", "there", "preempted", UNSEEN, X, "step 3 of 12"),
+    ("no", "there", "failed", UNSEEN, F, "the loss is not finite"),
+    ("no", "cancelled", "preempted failed", UNSEEN, C, "step 3 of 12"),
+    # Alive: never finished, whatever was written before.
+    ("no", "cancelled", ANY, "PENDING", P, "asked to stop"),
+    ("no", "cancelled", ANY, "RUNNING", R, "asked to stop"),
+    ("no", "there", "none older", ALIVE, P, "as the scheduler says"),
+    ("no", "there", ANY, "PENDING", P, "as the scheduler says"),
+    ("no", "there", ANY, "RUNNING", R, "as the scheduler says"),
+    # Gone.
+    ("no", "cancelled", "none older", ENDED, C, f"before it started; `cefr-batch resume {RUN}` starts it"),
+    ("no", "cancelled", ANY, ENDED, C, f"step 3 of 12; `cefr-batch resume {RUN}` goes on from the last checkpoint"),
+    ("no", "there", "preempted", ENDED, X, f"step 3 of 12; `cefr-batch resume {RUN}` goes on"),
+    ("no", "there", "failed", ENDED, F, "the loss is not finite"),
+    ("no", "there", "none older", "CANCELLED", C, f"`cefr-batch resume {RUN}` starts it"),
+    ("no", "there", "none older", "PREEMPTED", X, f"`cefr-batch resume {RUN}` starts it"),
+    ("no", "there", "none older", "SUCCEEDED FAILED", F, f"`cefr-batch resume {RUN}` starts it"),
+    ("no", "there", "fresh silent", "CANCELLED", C, "step 3 of 12"),
+    ("no", "there", "fresh silent", "PREEMPTED", X, "step 3 of 12"),
+    ("no", "there", "fresh silent", "SUCCEEDED FAILED", F, f"step 3 of 12; `cefr-batch resume {RUN}` goes on"),
+]
+
+
+def row_of(*case: str) -> int:
+    for number, row in enumerate(TABLE):
+        if all(not allowed or given in allowed.split() for given, allowed in zip(case, row[:4], strict=True)):
+            return number
+    raise AssertionError(f"no row for {case}")
+
+
+CASES = list(itertools.product(("yes", "no"), SUBMISSIONS, STATUSES, ANSWERS))
+
+
+def write(store: LocalStore, name: str, value: object) -> None:
+    key = layout.run_key(RUN, name)
+    if isinstance(value, bytes):
+        store.put(key, value)
+    elif value is not None:
+        store.put_json(key, asdict(value) if isinstance(value, Submission) else value)
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_every_combination(case: tuple[str, str, str, str], store: LocalStore, says: type[SaysLauncher]) -> None:
+    manifest, submission, said, answer = case
+    write(store, layout.SPEC, {"run": RUN})
+    write(store, layout.SUBMISSION, SUBMISSIONS[submission])
+    write(store, layout.STATUS, STATUSES[said])
+    write(store, layout.MANIFEST, {"objects": []} if manifest == "yes" else None)
+    says.answer = ANSWERS[answer]
+    (state,) = run_states(store, [RUN])
+    expected = TABLE[row_of(*case)]
+    assert state.state is expected[4], state
+    assert str(expected[5]) in state.reason
+
+
+def test_every_row_of_the_table_is_reached() -> None:
+    assert {row_of(*case) for case in CASES} == set(range(len(TABLE)))
+    assert len(CASES) == 2 * 4 * 7 * 8
+
+
+def test_a_running_job_shows_how_far_it_is(store: LocalStore, says: type[SaysLauncher]) -> None:
+    write(store, layout.SUBMISSION, SUBMISSIONS["there"])
+    write(store, layout.STATUS, STATUSES["fresh"])
+    says.answer = Observation(State.RUNNING)
+    (state,) = run_states(store, [RUN])
+    assert (state.level, state.stage, state.step, state.steps, state.loss) == ("B1", "train", 3, 12, 1.25)
+    assert (state.eta_seconds, state.attempt, state.handle) == (65.0, 1, "says://1")
+    assert state.submitted_at == SUBMITTED
+
+
+def test_what_an_older_job_wrote_does_not_show(store: LocalStore, says: type[SaysLauncher]) -> None:
+    write(store, layout.SUBMISSION, SUBMISSIONS["there"])
+    write(store, layout.STATUS, STATUSES["older"])
+    says.answer = Observation(State.PENDING)
+    (state,) = run_states(store, [RUN])
+    assert (state.stage, state.step, state.updated_at) == (None, None, None)
+
+
+def test_one_question_for_all_jobs_of_a_launcher_and_none_for_complete_runs(
+    store: LocalStore, says: type[SaysLauncher]
+) -> None:
+    runs = [f"tiny-b1-peft-v{n}" for n in range(1, 6)]
+    for run in runs:
+        submission = Submission(run, "says", f"says://{run}", SUBMITTED, "me")
+        store.put_json(layout.run_key(run, layout.SUBMISSION), asdict(submission))
+    says.answer = Observation(State.RUNNING)
+    assert [state.run for state in run_states(store, runs)] == runs
+    assert says.asked == 1
+    for run in runs:
+        store.put_json(layout.run_key(run, layout.MANIFEST), {})
+    assert {state.state for state in run_states(store, runs)} == {State.SUCCEEDED}
+    assert says.asked == 1
+
+
+def test_a_damaged_run_does_not_hide_the_others(store: LocalStore, says: type[SaysLauncher]) -> None:
+    names = ["tiny-a1-peft-v1", "tiny-a2-peft-v1", "tiny-b1-peft-v1", "tiny-b1-peft-v2"]
+    damages = [b"{", b"[]", b'{"handle": 3}', b"\xff\xfe"]
+    for name, damage in zip(names, damages, strict=True):
+        store.put(layout.run_key(name, layout.SUBMISSION), damage)
+    store.put(layout.run_key("tiny-c1-peft-v1", layout.STATUS), b'{"updated_at": "yesterday"}')
+    store.put_json(layout.run_key("tiny-c1-peft-v2", layout.STATUS), {"state": "RUNNING"})
+    store.put_json(layout.run_key("no-spec", "other.json"), {})
+    good = replace(Submission(RUN, "says", "says://1", SUBMITTED, "me"), run="tiny-b2-peft-v1")
+    store.put_json(layout.run_key(good.run, layout.SUBMISSION), asdict(good))
+    says.answer = Observation(State.RUNNING)
+    states = {state.run: state for state in run_states(store, store.folders("runs/"))}
+    assert states.pop(good.run).state is State.PENDING
+    assert len(states) == 7
+    for state in states.values():
+        assert state.state is State.UNKNOWN
+        assert state.reason
+
+
+def test_an_unknown_cluster_is_unknown_and_says_so(store: LocalStore) -> None:
+    submission = Submission(RUN, "future", "future://1", SUBMITTED, "me")
+    store.put_json(layout.run_key(RUN, layout.SUBMISSION), asdict(submission))
+    (state,) = run_states(store, [RUN])
+    assert state.state is State.UNKNOWN
+    assert "'future' is not known" in state.reason
+
+
+def test_a_complete_run_shows_its_figures(store: LocalStore) -> None:
+    write(store, layout.STATUS, STATUSES["fresh"])
+    metrics = {"train": {"steps": 290, "epochs": 10.0, "final_loss": 0.34}, "best": {"eval_loss": 0.426}}
+    write(store, layout.METRICS, metrics)
+    write(store, layout.MANIFEST, {})
+    (state,) = run_states(store, [RUN])
+    assert (state.stage, state.step, state.steps, state.loss, state.eval_loss) == ("publish", 290, 290, 0.34, 0.426)
+    assert state.eta_seconds is None
+
+
+def test_a_job_that_never_wrote_a_status_shows_the_end_of_its_output(
+    store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CEFR_BATCH_TEST_FOLDER")  # so that the job ends with a KeyError
+    monkeypatch.setitem(LAUNCHERS, "local", "stand_in:StandInLauncher")
+    launcher = StandInLauncher()
+    submitted_at = now()
+    handle = launcher.submit(launcher.render(JobOrder(RUN, store.url)))
+    write(store, layout.SUBMISSION, Submission(RUN, "local", handle, submitted_at, "me"))
+    until(lambda: run_states(store, [RUN])[0].state is State.FAILED)
+    (state,) = run_states(store, [RUN])
+    assert "its process is gone without a word" in state.reason
+    assert "The end of its output" in state.reason
+    assert "KeyError" in state.reason
+
+
+class FinishingLauncher(SaysLauncher):
+    """Its job writes its last object and ends just before the launcher looks."""
+
+    store: LocalStore
+
+    def observe(self, jobs: Sequence[Job]) -> dict[Job, Observation]:
+        self.store.put_json(layout.run_key(RUN, layout.MANIFEST), {})
+        return dict.fromkeys(jobs, Observation(State.FAILED, "its process is gone"))
+
+
+def test_a_job_that_finishes_while_it_is_looked_at_does_not_show_as_failed(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LAUNCHERS, "says", f"{__name__}:FinishingLauncher")
+    monkeypatch.setattr(FinishingLauncher, "store", store, raising=False)
+    write(store, layout.SUBMISSION, SUBMISSIONS["there"])
+    write(store, layout.STATUS, STATUSES["fresh"])
+    assert run_states(store, [RUN])[0].state is State.SUCCEEDED
