@@ -15,15 +15,15 @@ from cefr_batch.errors import CefrBatchError
 
 # Name -> (module whose `command` it is, help in one line). In the order of --help, which imports none of them.
 COMMANDS = {
-    "data": ("cefr_batch.cli.cmd_data", "Check, measure and build training data."),
-    "plan": ("cefr_batch.cli.cmd_plan", "Show what a run would do."),
     "submit": ("cefr_batch.cli.cmd_submit", "Start a run for each level."),
+    "plan": ("cefr_batch.cli.cmd_plan", "Show what a run would do."),
     "list": ("cefr_batch.cli.cmd_list", "List all runs of the store."),
     "status": ("cefr_batch.cli.cmd_status", "Show how runs are doing."),
     "logs": ("cefr_batch.cli.cmd_logs", "Print a run's log, or follow it."),
     "cancel": ("cefr_batch.cli.cmd_cancel", "Ask runs to stop after a checkpoint."),
     "resume": ("cefr_batch.cli.cmd_resume", "Go on with runs that stopped, from their last checkpoint."),
     "report": ("cefr_batch.cli.cmd_report", "Compare the levels."),
+    "data": ("cefr_batch.cli.cmd_data", "Check, measure and build training data."),
     "run-job": ("cefr_batch.cli.cmd_run_job", "Carry out one run in this process (what submit starts)."),
 }
 
