@@ -10,7 +10,7 @@ from cefr_batch.launch.state import RunState
 from cefr_batch.report.collect import MISSING, Entry, Report
 from cefr_batch.report.compare import Comparison, Row, compare
 from cefr_batch.report.sections import result_sections
-from cefr_batch.report.text import NONE, code, escaped, figure, percent, plain, table
+from cefr_batch.report.text import NONE, code, count, escaped, figure, percent, plain, table
 
 INTRO = """\
 A small language model, fine-tuned once for each CEFR level, and measured on the level's evaluation examples before
@@ -90,7 +90,7 @@ def _comparison(report: Report, comparison: Comparison) -> list[str]:
         ]
     else:
         lines += [f"Only {labels[0]} has figures, so there is nothing to compare it with.", ""]
-    return lines + _without_figures(report) + _differing(comparison)
+    return lines + _without_figures(report) + _partly_evaluated(comparison) + _differing(comparison)
 
 
 def _cells(row: Row) -> Iterable[str]:
@@ -108,6 +108,15 @@ def _without_figures(report: Report) -> list[str]:
         if entry.result and entry.passed:
             lines += [f"{report.label(entry)} is shown by an older run: the newest is {entry.state}.", ""]
     return lines
+
+
+def _partly_evaluated(comparison: Comparison) -> list[str]:
+    parts = []
+    for label, result in zip(comparison.labels, comparison.results, strict=True):
+        used, there = result.metrics.examples_evaluated, result.metrics.data.eval_examples
+        if used != there:
+            parts.append(f"{escaped(label)} {count(used)} of {count(there)}")
+    return [f"⚠ Not all evaluation examples were used: {', '.join(parts)}.", ""] if parts else []
 
 
 def _differing(comparison: Comparison) -> list[str]:

@@ -42,7 +42,7 @@ def result_sections(result: Result) -> list[str]:
         "",
         *_dataset(result, settings),
         *_leakage(m, settings),
-        *_hyperparameters(settings),
+        *_hyperparameters(m, settings),
         *_training(m),
         *_progression(m),
         *_best_checkpoint(m),
@@ -73,7 +73,7 @@ def _format(settings: Settings) -> str:
     if source is None:
         files = (code(str(settings.get(key))) for key in ("data.train", "data.eval"))
         return f"list format, ready-made files {' and '.join(files)}"
-    words = settings.get("data.words_per_example")
+    words = escaped(str(settings.get("data.words_per_example")))
     origin = "the starter corpus" if source == STARTER else code(str(source))
     split = escaped(str(settings.get("data.split_by")))
     return f"list format ({words} words → {words} sentences per example), built from {origin}, split by {split}"
@@ -92,17 +92,28 @@ def _leakage(m: MetricsFile, settings: Settings) -> list[str]:
     ]
 
 
-def _hyperparameters(settings: Settings) -> list[str]:
-    batch, accumulated = (settings.get(f"training.{k}") for k in ("batch_size", "gradient_accumulation_steps"))
-    notes = {}
-    if isinstance(batch, int) and isinstance(accumulated, int):
-        notes["training.gradient_accumulation_steps"] = f"  # effective batch size: {batch * accumulated}"
+def _hyperparameters(m: MetricsFile, settings: Settings) -> list[str]:
+    notes = _remarks(m, settings)
     lines = [
         plain(f"{key} = {json.dumps(value, ensure_ascii=False)}") + notes.get(key, "")
         for key, value in settings.items()
         if key.startswith(("model.", "lora.", "training.")) and value is not None
     ]
     return ["### Hyperparameters", "", "```toml", *lines, "```", ""]
+
+
+def _remarks(m: MetricsFile, settings: Settings) -> dict[str, str]:
+    """What a setting came to in this run."""
+    remarks = {}
+    batch, accumulated = (settings.get(f"training.{k}") for k in ("batch_size", "gradient_accumulation_steps"))
+    if isinstance(batch, int) and isinstance(accumulated, int):
+        remarks["training.gradient_accumulation_steps"] = f"  # effective batch size: {batch * accumulated}"
+    if m.machine and m.machine.gpu is None:
+        if settings.get("model.load_in_4bit"):
+            remarks["model.load_in_4bit"] = "  # without a GPU: not quantized"
+        if settings.get("training.optimizer") == "adamw_8bit":
+            remarks["training.optimizer"] = "  # without a GPU: adamw"
+    return remarks
 
 
 def _training(m: MetricsFile) -> list[str]:
@@ -216,7 +227,7 @@ def _baseline(m: MetricsFile) -> list[str]:
 
 def _evaluated_on(m: MetricsFile) -> str:
     tokens = f"{count(m.tuned.full.tokens)} tokens, {count(m.tuned.response.tokens)} of them in the responses"
-    used, there = m.evaluation.examples if m.evaluation else m.data.eval_examples, m.data.eval_examples
+    used, there = m.examples_evaluated, m.data.eval_examples
     which = (
         f"all {count(there)} evaluation examples"
         if used == there
@@ -248,6 +259,7 @@ def _artifacts(result: Result) -> list[str]:
 
 
 def _plots(result: Result) -> list[str]:
-    keys = [o.key for o in result.objects if o.key.startswith(f"{layout.PLOTS}/")]
-    listed = [f"- {code(layout.run_key(result.run, key))}" for key in keys]
+    stored = {o.key for o in result.objects}
+    names = [name for name in (f"{layout.PLOTS}/{plot}.png" for plot in layout.PLOT_NAMES) if name in stored]
+    listed = [f"- {code(layout.run_key(result.run, name))}" for name in names]
     return ["### Plots", "", *(listed or ["None were stored."]), ""]

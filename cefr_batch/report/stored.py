@@ -130,6 +130,11 @@ class MetricsFile(_Stored):
     evaluation: Evaluation | None = None
     merge: Merge | None = None
 
+    @property
+    def examples_evaluated(self) -> int:
+        """All evaluation examples unless the spec limits them."""
+        return self.evaluation.examples if self.evaluation else self.data.eval_examples
+
 
 def explain(exc: ValidationError, limit: int = 4) -> str:
     """What is wrong with a stored object, by key, in one line."""

@@ -250,7 +250,23 @@ def test_a_part_of_the_evaluation_set_is_said(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     made = add_complete(store, "llama1b-a1-unsloth-v1", "A1", A1)
     store.put_json("runs/llama1b-a1-unsloth-v1/metrics.json", {**made, "evaluation": {"examples": 8, "batch_size": 8}})
-    assert "on 8 of the 20 evaluation examples" in report_markdown(collect(store))
+    text = report_markdown(collect(store))
+    assert "on 8 of the 20 evaluation examples" in text
+    assert "Not all evaluation examples were used: A1 8 of 20." in text
+
+
+def test_settings_that_need_a_gpu_are_not_claimed_where_there_was_none(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    for level, gpu in (("A1", None), ("B1", "NVIDIA RTX 4090")):
+        run = f"llama1b-{level.lower()}-unsloth-v1"
+        made = add_complete(store, run, level, A1, training__optimizer="adamw_8bit")
+        machine = {"cpu": "AMD EPYC", "threads": 2, "gpu": gpu}
+        store.put_json(f"runs/{run}/metrics.json", {**made, "machine": machine})
+    without, with_gpu = (report_markdown(collect(store, levels=[level])) for level in ("A1", "B1"))
+    assert "model.load_in_4bit = true  # without a GPU: not quantized\n" in without
+    assert 'training.optimizer = "adamw_8bit"  # without a GPU: adamw\n' in without
+    assert "AMD EPYC, 2 threads, no GPU" in without
+    assert "without a GPU" not in with_gpu
 
 
 def test_leakage_is_a_warning_only_where_there_is_some(tmp_path: Path) -> None:
