@@ -145,17 +145,19 @@ def _read_complete(store: Store, run: str) -> Facts:
     facts = Facts(run, complete=True)
     with suppress(StoreError):
         facts = replace(facts, submission=read_submission(store, run))
+    with suppress(StoreError):
+        facts = replace(facts, status=_read_status(store, run))
     with suppress(StoreError, KeyError, TypeError):
-        facts = replace(facts, status=_result(store, run))
+        facts = replace(facts, status={**facts.status, **_figures(store, run)})
     return facts
 
 
-def _result(store: Store, run: str) -> Mapping[str, Any]:
-    """A complete run's figures, in the keys of its status: the final training loss and the best evaluation loss."""
+def _figures(store: Store, run: str) -> dict[str, Any]:
+    """A complete run's figures, in the keys of a status: the final training loss and the best evaluation loss."""
     metrics = store.get_json(layout.run_key(run, layout.METRICS))
-    train, steps = metrics["train"], metrics["train"]["steps"]
-    figures = {"step": steps, "steps": steps, "epoch": train["epochs"], "loss": train["final_loss"]}
-    return {**_read_status(store, run), "stage": "publish", **figures, "eval_loss": metrics["best"]["eval_loss"]}
+    train, best = metrics["train"], metrics["best"]
+    figures = {"step": train["steps"], "steps": train["steps"], "epoch": train["epochs"], "loss": train["final_loss"]}
+    return {"stage": "publish", **figures, "eval_loss": best["eval_loss"]}
 
 
 def _read_status(store: Store, run: str) -> Mapping[str, Any]:

@@ -1,0 +1,198 @@
+"""submit: everything is checked for all levels before anything starts; what is printed is what is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand_in import StandInLauncher, started, until
+
+from cefr_batch import layout
+from cefr_batch.data import fetch_dataset
+from cefr_batch.errors import LaunchError
+from cefr_batch.launch import LAUNCHERS
+from cefr_batch.launch.local import LocalLauncher, LocalRequest
+from cefr_batch.launch.state import run_states
+from cefr_batch.launch.submission import read_submission
+from cefr_batch.store.local import LocalStore
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def tiny(tiny_model: Path) -> tuple[str, ...]:
+    """Options that make a submit quick to check."""
+    settings = {"model.name": tiny_model, "model.alias": "tiny", "data.examples": 20, "training.max_length": 2000}
+    return ("--profile", "smoke", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")))
+
+
+@pytest.mark.usefixtures("stand_in_jobs")
+def test_submit_starts_a_run_for_each_level_in_order(
+    cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, folder: Path, tmp_path: Path
+) -> None:
+    result = cefr_batch("submit", "--level", "a1", "--level", "B1", "--level", "A1", *tiny)
+    assert (result.code, result.err) == (0, "")
+    runs = ["tiny-a1-peft-v1", "tiny-b1-peft-v1"]
+    assert store.folders("runs/") == runs
+    for level, run in zip(("A1", "B1"), runs, strict=True):
+        submission = read_submission(store, run)
+        assert submission
+        assert f"{level}  {run}  {submission.handle}\n" in result.out
+        assert f"  cefr-batch logs -f {run}\n" in result.out
+        record = store.get_json(layout.run_key(run, layout.SPEC))
+        assert record["spec"]["level"] == level
+        assert record["spec"]["backend"] == "peft", "auto is settled before the run gets its name"
+        assert len(fetch_dataset(store, record["dataset"], tmp_path / run).train) == 18
+        (folder / f"{run}.finish").touch()
+    assert "  cefr-batch status --watch\n" in result.out
+    assert "  cefr-batch report\n" in result.out
+    until(lambda: all(state.state.finished for state in run_states(store, runs)))
+    assert started(folder) == runs
+
+
+@pytest.mark.usefixtures("stand_in_jobs")
+def test_submit_json_is_one_document_and_a_second_submit_gets_the_next_name(
+    cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore
+) -> None:
+    for version in (1, 2):
+        result = cefr_batch("submit", "--level", "A1", *tiny, "--json")
+        assert (result.code, result.err) == (0, "")
+        document = json.loads(result.out)
+        (run,) = document["runs"]
+        assert document["store"] == store.url
+        assert (run["run"], run["level"]) == (f"tiny-a1-peft-v{version}", "A1")
+        assert run["state"] in ("PENDING", "RUNNING")
+        assert run["handle"].startswith("local://")
+
+
+@pytest.mark.usefixtures("stand_in_jobs")
+def test_submit_wait_shows_progress_and_with_json_only_the_document_on_standard_output(
+    cefr_batch: Run, tiny: tuple[str, ...], folder: Path
+) -> None:
+    (folder / "tiny-a1-peft-v1.finish").touch()
+    result = cefr_batch("submit", "--level", "A1", *tiny, "--wait", "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["runs"][0]["state"] == "SUCCEEDED"
+    assert "tiny-a1-peft-v1: SUCCEEDED" in result.err
+
+
+def test_dry_run_prints_the_request_and_touches_nothing(
+    cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, tmp_path: Path
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    result = cefr_batch("submit", "--level", "A1", *tiny, "--dry-run")
+    assert (result.code, result.err) == (0, "")
+    assert "tiny-a1-peft-v1\n" in result.out
+    assert f"run-job tiny-a1-peft-v1 --store {store.url}" in result.out
+    assert "Nothing was started" in result.out
+    result = cefr_batch("submit", "--level", "A1", *tiny, "--dry-run", "--json")
+    (shown,) = json.loads(result.out)["runs"]
+    assert f"run-job tiny-a1-peft-v1 --store {store.url}" in shown["request"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_dry_run_shows_is_what_is_started(
+    cefr_batch: Run, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = json.loads(cefr_batch("submit", "--level", "A1", *tiny, "--dry-run", "--json").out)["runs"][0]["request"]
+    sent: list[str] = []
+
+    def submit(self: LocalLauncher, request: LocalRequest) -> str:
+        sent.append(self.describe(request))
+        raise LaunchError("only looking")
+
+    monkeypatch.setattr(LocalLauncher, "submit", submit)
+    cefr_batch("submit", "--level", "A1", *tiny)
+    assert sent == [shown]
+
+
+def test_every_problem_of_every_level_is_in_one_message_and_nothing_is_written(
+    cefr_batch: Run, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CEFR_BATCH_WORK", str(tmp_path / "file" / "work"))
+    before = sorted(tmp_path.rglob("*"))
+    result = cefr_batch("submit", "--level", "A1", "--level", "B1", *tiny, "--set", "training.max_length=30")
+    assert (result.code, result.out) == (1, "")
+    assert "error: 3 problems, nothing was started:" in result.err
+    assert "level A1, training.max_length: 30 tokens would cut" in result.err
+    assert "level B1, training.max_length: 30 tokens would cut" in result.err
+    assert f"{tmp_path / 'file' / 'work'} cannot be written" in result.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "Missing option '--level'"),
+        (["--level", "D1"], 2, "valid: A1, A2, B1, B2, C1"),
+        (["--level", "A1", "--cluster", "moon"], 2, "cluster 'moon' is not known; valid: local"),
+        (["--level", "A1", "--profile", "nope"], 2, "'nope' is not a profile"),
+        (["--level", "A1", "--set", "training.epoch=2"], 2, "did you mean epochs?"),
+        (["--level", "A1", "--set", "training.epochs=two"], 2, "must be a number"),
+        (["--level", "A1", "--set", "backend=jax"], 2, "'unsloth', 'peft'"),
+        (["--level", "A1", "--set", "model=/no/such/model"], 1, "/no/such/model"),
+        (["--level", "A1", "--set", "data=/no/such/data.csv", "--set", "model=/no/such/model"], 1, "/no/such/data.csv"),
+        (["--level", "A1", "--store", "ftp://host/x"], 2, "unknown kind 'ftp'"),
+    ],
+)
+def test_a_submit_that_cannot_be_is_one_clear_message(
+    arguments: list[str], code: int, message: str, cefr_batch: Run, store: LocalStore
+) -> None:
+    result = cefr_batch("submit", *arguments)
+    assert (result.code, result.out) == (code, "")
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert not store.root.exists()
+
+
+def test_a_problem_that_all_levels_share_is_told_once(cefr_batch: Run) -> None:
+    result = cefr_batch("submit", "--level", "all", "--set", "nope=1")
+    assert result.code == 2
+    assert result.err.count("nope") == 1
+
+
+class FullLauncher(StandInLauncher):
+    """Starts one job, then no more."""
+
+    jobs = 0
+
+    def submit(self, request: LocalRequest) -> str:
+        if self.jobs:
+            raise LaunchError("the machine is full")
+        type(self).jobs += 1
+        return super().submit(request)
+
+
+def test_a_launcher_that_fails_leaves_no_phantom_and_says_what_goes_on(
+    cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:FullLauncher")
+    monkeypatch.setattr(FullLauncher, "jobs", 0)
+    result = cefr_batch("submit", "--level", "A1", "--level", "A2", "--level", "B1", *tiny)
+    assert result.code == 1
+    assert "level A2 was not started: the machine is full" in result.err
+    assert "tiny-a1-peft-v1" in result.err
+    assert store.folders("runs/") == ["tiny-a1-peft-v1"]
+
+
+def test_a_run_job_of_the_real_launcher_that_cannot_run_says_why_in_its_state_and_log(
+    cefr_batch: Run, claimed: Callable[[str], str], store: LocalStore
+) -> None:
+    """The real command, in a real detached process: its dataset is not in the store."""
+    run = claimed("A1")
+    result = cefr_batch("resume", run, "--wait")
+    assert result.code == 1
+    assert f"{run}: FAILED" in result.err
+    assert "datasets/0000" in result.err
+    assert "datasets/0000" in cefr_batch("logs", run).out
+    assert cefr_batch("status", run, "--json").code == 0
+
+
+def test_run_job_of_an_unknown_run(cefr_batch: Run) -> None:
+    result = cefr_batch("run-job", "no-such-run")
+    assert result.code == 1
+    assert "no run 'no-such-run'" in result.err
