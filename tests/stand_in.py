@@ -78,7 +78,7 @@ def main(run: str, store_url: str) -> int:
     ticket = Ticket.mine()
     ticket.wait()
     store, folder = open_store(store_url), Path(os.environ[FOLDER])
-    stored = store.list(layout.run_key(run, layout.LOGS) + "/")
+    stored = store.objects(layout.run_key(run, layout.LOGS) + "/")
     attempt = max((layout.log_attempt(o.key) or 0 for o in stored), default=0) + 1
 
     def preempted(number: int, frame: FrameType | None) -> None:

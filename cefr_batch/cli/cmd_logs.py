@@ -12,7 +12,6 @@ from cefr_batch.cli.options import chosen_runs, runs_options, store_option
 from cefr_batch.cli.show import progress_line
 from cefr_batch.cli.watch import POLL_SECONDS
 from cefr_batch.errors import NotFound, UsageError
-from cefr_batch.launch.base import State
 from cefr_batch.launch.state import run_states
 from cefr_batch.store import Store
 
@@ -56,7 +55,7 @@ def _follow(store: Store, run: str) -> None:
         for number in [n for n in _attempts(store, run) if n >= attempt] if attempt else _attempts(store, run)[-1:]:
             offset = _print_from(store, run, number, offset if number == attempt else 0)
             attempt = number
-        if state.state.finished or (state.state is State.UNKNOWN and state.handle is None):
+        if state.settled:
             return click.echo(f"{'' if attempt else 'No log. '}{progress_line(state)}", err=True)
         if not attempt and waiting != (waiting := progress_line(state)):
             click.echo(f"No log yet. {waiting}", err=True)
@@ -64,7 +63,7 @@ def _follow(store: Store, run: str) -> None:
 
 
 def _attempts(store: Store, run: str) -> list[int]:
-    keys = (stored.key for stored in store.list(layout.run_key(run, layout.LOGS) + "/"))
+    keys = (stored.key for stored in store.objects(layout.run_key(run, layout.LOGS) + "/"))
     return sorted(number for key in keys if (number := layout.log_attempt(key)))
 
 

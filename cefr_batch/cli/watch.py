@@ -69,11 +69,11 @@ def watch(store: Store, runs: Sequence[str], *, to_stderr: bool = False) -> list
 
 
 def _poll(store: Store, runs: Sequence[str]) -> Iterator[list[RunState]]:
-    """The runs' states every second, until all are finished."""
+    """The runs' states every second, until none will change."""
     while True:
         states = run_states(store, runs)
         yield states
-        if all(state.state.finished for state in states):
+        if all(state.settled for state in states):
             return
         time.sleep(POLL_SECONDS)
 

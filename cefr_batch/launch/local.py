@@ -22,7 +22,7 @@ from cefr_batch.launch import turns
 from cefr_batch.launch.base import Job, JobOrder, Launcher, Observation, State
 
 _HANDLE = re.compile(r"local://(?P<host>[^/]+)/(?P<pid>[0-9]+)")
-_NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "safetensors", "tensorboard")
+_NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "safetensors", "tokenizers", "tensorboard")
 _TAIL_BYTES = 2000
 
 

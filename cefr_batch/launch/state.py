@@ -26,6 +26,7 @@ class RunState:
     level: str | None
     state: State
     reason: str = ""
+    settled: bool = False  # finished or never started: nothing changes unless the user does something
     stage: str | None = None
     step: int | None = None
     steps: int | None = None
@@ -204,6 +205,7 @@ def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
         level=layout.run_level(facts.run),
         state=state,
         reason=reason,
+        settled=state.finished or not (facts.damage or facts.submission or status),
         stage=status.get("stage"),
         step=status.get("step"),
         steps=status.get("steps"),

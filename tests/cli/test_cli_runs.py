@@ -143,6 +143,13 @@ def test_status_watch_ends_when_all_are_finished(
     assert "the stage train failed as asked" in result.out
 
 
+def test_status_watch_does_not_wait_for_a_run_that_was_never_started(cefr_batch: Run, claimed: Claimed) -> None:
+    claimed("A1")
+    result = cefr_batch("status", "--watch")
+    assert result.code == 0
+    assert "never started" in result.out
+
+
 # logs
 
 
