@@ -26,16 +26,20 @@ def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple
     the examples after they are drawn, which shares nearly all. Raises ``DataError`` where the pairs do not suffice.
     """
     rng = random.Random(spec.seed)  # noqa: S311 (no secret)
+    writer = _Writer(spec, level, rng)
     pool = _pool(distinct(pairs))
+    if len(pool) < spec.words_per_example:
+        what = f"the pairs have {len(pool)} different words, but an example needs {spec.words_per_example}"
+        raise DataError([Problem("data", f"{what} (data.words_per_example)")])
     evals = min(max(round(spec.examples * spec.eval_fraction), 1), spec.examples - 1)
     if spec.split_by == "example":
-        examples = _Writer(spec, level, rng).examples(pool, spec.examples, "")
+        examples = writer.examples(pool, spec.examples)
         return examples[evals:], examples[:evals]
     split = _split_words if spec.split_by == "word" else _split_sentences
     train, held_out = split(pool, spec, rng)
     _require_words(pool, train, held_out, spec)
-    writer = _Writer(spec, level, rng)
-    return writer.examples(train, spec.examples - evals, "training"), writer.examples(held_out, evals, "evaluation")
+    written = writer.examples(train, spec.examples - evals, " for training")
+    return written, writer.examples(held_out, evals, " for evaluation")
 
 
 def instruction_for(words: Sequence[str], level: Level) -> str:
@@ -167,7 +171,7 @@ class _Writer:
     def __init__(self, spec: DataSpec, level: Level, rng: random.Random) -> None:
         self._spec, self._level, self._rng = spec, level, rng
 
-    def examples(self, pool: Pool, number: int, side: str) -> list[Example]:
+    def examples(self, pool: Pool, number: int, side: str = "") -> list[Example]:
         words = _Deck(pool, self._rng)
         sentences = {word: _Deck(pairs, self._rng) for word, pairs in pool.items()}
         found: dict[Example, None] = {}
@@ -187,6 +191,6 @@ class _Writer:
     def _too_few(self, pool: Pool, found: int, number: int, side: str) -> str:
         sentences = sum(len(pairs) for pairs in pool.values())
         return (
-            f"{len(pool)} words with {sentences} sentences give only about {found} different {side} examples of "
+            f"{len(pool)} words with {sentences} sentences{side} give only about {found} different examples of "
             f"{self._spec.words_per_example} words, but {number} are asked for; lower data.examples or add sentences"
         )

@@ -117,7 +117,7 @@ def _csv_records(path: Path, text: str, findings: Findings) -> Iterator[tuple[st
     delimiter = _delimiter(path, text)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = [name.strip().casefold() for name in next(rows)]
+        header = [name.strip().casefold() for name in next(row for row in rows if row)]
         for row in rows:
             where = f"{path}: line {rows.line_num}"
             if len(row) > len(header):
