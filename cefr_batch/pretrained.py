@@ -141,9 +141,11 @@ def _hub_errors(model: ModelSpec) -> Iterator[None]:
         raise ModelError(f"model {model.name} {_download_problem(model, exc)}") from exc
 
 
-def _download_problem(model: ModelSpec, exc: Exception) -> str:
+def _download_problem(model: ModelSpec, exc: BaseException) -> str:
     from huggingface_hub import errors
 
+    if isinstance(exc, errors.LocalEntryNotFoundError) and exc.__cause__:
+        exc = exc.__cause__  # why the hub was not asked, or what it answered
     if isinstance(exc, errors.GatedRepoError):
         return _gated(model.name)
     if isinstance(exc, errors.RepositoryNotFoundError):
@@ -173,13 +175,12 @@ def _name_hint(name: str) -> str:
     return "check the spelling of model.name; a private model needs HF_TOKEN, a local folder starts with ./ or /"
 
 
-def _unreachable(exc: Exception) -> str:
+def _unreachable(exc: BaseException) -> str:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "is not in this machine's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or name a local folder"
-    cause = exc.__cause__ or exc
-    reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
     return f"cannot be downloaded ({reason}); check the network, or name a local folder"
 
 
@@ -195,9 +196,12 @@ def _check_folder(folder: Path) -> None:
         pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
         found = f" (only {pickles[0]}, a pickle, which can run code when it is loaded)" if pickles else ""
         raise ModelError(f"model {folder} has no *.safetensors weights{found}; convert them to safetensors first")
-    lost = [name for name in sorted(_shards(folder)) if not (folder / name).is_file()]
+    shards = sorted(_shards(folder))
+    lost = [name for name in shards if not (folder / name).is_file()]
     if lost:
-        raise ModelError(f"model {folder} is incomplete: {lost[0]} is missing ({len(lost)} files in all)")
+        raise ModelError(
+            f"model {folder} is incomplete: {lost[0]} is missing ({len(lost)} of {len(shards)} weight files)"
+        )
 
 
 def _require_files(folder: Path, names: Sequence[str]) -> None:
@@ -216,6 +220,6 @@ def _shards(folder: Path) -> set[str]:
     for index in folder.glob("*.safetensors.index.json"):
         try:
             names.update(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as exc:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
             raise ModelError(f"model {folder} has an unreadable {index.name}; download it again") from exc
     return names

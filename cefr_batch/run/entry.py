@@ -76,7 +76,7 @@ class _Job:
         write_json(work.path(layout.SPEC), record)
         spec = RunSpec.model_validate(record["spec"])
         logs = layout.run_key(run, layout.LOGS) + "/attempt-"
-        attempts = [int(Path(o.key).stem.rpartition("-")[2]) for o in store.list(logs)]
+        attempts = [int(Path(o.key).stem.rpartition("-")[2]) for o in store.objects(logs)]
         mirror = Mirror(store, run, work, spec.training.keep_checkpoints)
         return cls(store, run, work, spec, record["dataset"], max(attempts, default=0) + 1, mirror)
 
@@ -238,7 +238,7 @@ class _Job:
         known = self._known_hashes()
         prefix = layout.run_key(self.run_name) + "/"
         objects = []
-        for stored in self.store.list(prefix):
+        for stored in self.store.objects(prefix):
             name = stored.key.removeprefix(prefix)
             if name in _MUTABLE:
                 continue

@@ -60,7 +60,6 @@ def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list
     return encoded
 
 
-@torch.inference_mode()
 def evaluate(
     model: Any,
     examples: Sequence[Encoded],
@@ -126,16 +125,17 @@ def _row_losses(
         mask[r, start : start + len(examples[i].ids)] = 1
         positions[r, start:] = torch.arange(width - start)
     where = model.device
-    logits = model(
-        input_ids=input_ids.to(where), attention_mask=mask.to(where), position_ids=positions.to(where), use_cache=False
-    ).logits
-    targets = input_ids.to(logits.device)
-    return [
-        cross_entropy(logits[r, start : start + len(row) - 1].float(), targets[r, start + 1 : start + len(row)], reduction="none")
-        .double()
-        .cpu()
-        for r, (row, start) in enumerate(zip(rows, starts, strict=True))
-    ]
+    with torch.inference_mode():
+        logits = model(
+            input_ids=input_ids.to(where), attention_mask=mask.to(where), position_ids=positions.to(where), use_cache=False
+        ).logits
+        targets = input_ids.to(logits.device)
+        spans = [(r, start, start + len(row)) for r, (row, start) in enumerate(zip(rows, starts, strict=True))]
+        losses = [
+            cross_entropy(logits[r, begin : end - 1].float(), targets[r, begin + 1 : end], reduction="none")
+            for r, begin, end in spans
+        ]
+        return [row.double().cpu() for row in losses]
 
 
 def _summarize(examples: Sequence[Encoded], nll: Sequence[torch.Tensor]) -> Evaluation:

@@ -71,7 +71,7 @@ class Mirror:
         keep = {layout.checkpoint_name(s) for s in self.stored_checkpoints()[-self.keep_checkpoints :]}
         keep |= {layout.checkpoint_name(newest["step"]), layout.checkpoint_name(newest["best_step"] or newest["step"])}
         prefix = self.key(layout.CHECKPOINTS) + "/"
-        keys = [o.key for o in self.store.list(prefix)]
+        keys = [o.key for o in self.store.objects(prefix)]
         for key in sorted(keys, key=lambda k: not k.endswith(f"/{layout.CHECKPOINT_MANIFEST}")):
             name = f"{layout.CHECKPOINTS}/{key.removeprefix(prefix).partition('/')[0]}"
             if name not in keep:
@@ -98,12 +98,12 @@ class Mirror:
     def stored_stages(self) -> set[str]:
         """The stages whose record is in the store: finished, with everything they left."""
         prefix = self.key(layout.STAGES) + "/"
-        return {Path(o.key).stem for o in self.store.list(prefix)}
+        return {Path(o.key).stem for o in self.store.objects(prefix)}
 
     def stored_checkpoints(self) -> list[int]:
         """The steps of the complete checkpoints in the store, ascending."""
         prefix = self.key(layout.CHECKPOINTS) + "/step-"
-        markers = (o.key for o in self.store.list(prefix) if o.key.endswith(f"/{layout.CHECKPOINT_MANIFEST}"))
+        markers = (o.key for o in self.store.objects(prefix) if o.key.endswith(f"/{layout.CHECKPOINT_MANIFEST}"))
         return sorted(int(k.removeprefix(prefix).partition("/")[0]) for k in markers)
 
     def pull_stages(self) -> set[str]:

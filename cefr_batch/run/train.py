@@ -253,6 +253,10 @@ def complete_checkpoints(work: WorkDir) -> list[int]:
     return sorted(int(f.parent.name.removeprefix("step-")) for f in folders)
 
 
+# What the trainer saves beside a checkpoint's state: said elsewhere, and training_args.bin is a pickle that nobody reads.
+_NOT_STATE = {"training_args.bin", "README.md", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+
+
 def _publish_checkpoint(work: WorkDir, state: Any, elapsed: float) -> None:
     source = work.trainer / f"checkpoint-{state.global_step}"
     target = work.path(layout.checkpoint_name(state.global_step))
@@ -261,11 +265,9 @@ def _publish_checkpoint(work: WorkDir, state: Any, elapsed: float) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     files = []
-    for file in sorted(f for f in source.rglob("*") if f.is_file()):
-        name = file.relative_to(source).as_posix()
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(file, target / name)
-        files.append({"name": name, "size": file.stat().st_size, "sha256": sha256_file(file)})
+    for file in sorted(f for f in source.iterdir() if f.is_file() and f.name not in _NOT_STATE):
+        os.link(file, target / file.name)
+        files.append({"name": file.name, "size": file.stat().st_size, "sha256": sha256_file(file)})
     manifest = {
         "step": state.global_step,
         "best_step": state.best_global_step,
@@ -305,7 +307,7 @@ def _callback_class() -> type[Any]:
     """Made here because its base class comes with transformers, which the backend has to precede."""
     from transformers import TrainerCallback
 
-    class _Steps(TrainerCallback):
+    class _Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
         """Progress, TensorBoard, checkpoints; stops at a step's end after SIGTERM."""
 
         def __init__(self, spec: RunSpec, work: WorkDir, resume: Path | None, report: Callable[..., None]) -> None:

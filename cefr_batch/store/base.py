@@ -50,7 +50,7 @@ class Store(ABC):
     def exists(self, key: str) -> bool: ...
 
     @abstractmethod
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects whose key starts with ``prefix`` (end it with ``/`` for a folder), sorted by key."""
 
     @abstractmethod

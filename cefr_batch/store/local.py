@@ -93,7 +93,7 @@ class LocalStore(Store):
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def objects(self, prefix: str) -> Iterator[ObjectInfo]:
         folder = self._path(prefix.rsplit("/", 1)[0]) if "/" in prefix else self.root
         found = (ObjectInfo(*entry) for entry in self._walk(folder))
         return iter(sorted((o for o in found if o.key.startswith(prefix)), key=lambda o: o.key))

@@ -46,12 +46,12 @@ def encoded(tokenizer: Any, examples: list[Example]) -> list[Encoded]:
     return encode(tokenizer, examples, max_length=512)
 
 
-@torch.inference_mode()
 def token_by_token(model: Any, ids: list[int]) -> list[float]:
     """Each token's negative log-likelihood, one growing prefix at a time: no batch, no padding, no shared code."""
     losses = []
     for t in range(1, len(ids)):
-        logits = model(input_ids=torch.tensor([ids[:t]])).logits[0, -1].double()
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([ids[:t]])).logits[0, -1].double()
         losses.append(float(torch.logsumexp(logits, 0) - logits[ids[t]]))
     return losses
 
@@ -89,7 +89,6 @@ def test_full_and_response_equal_a_token_by_token_computation(
     assert result.as_json()["full"]["perplexity"] == pytest.approx(math.exp(result.full.loss))
 
 
-@torch.inference_mode()
 def test_seed_protocol_equals_a_straightforward_reimplementation(
     model: Any, tokenizer: Any, examples: list[Example], encoded: list[Encoded]
 ) -> None:
@@ -99,7 +98,8 @@ def test_seed_protocol_equals_a_straightforward_reimplementation(
     total = tokens = 0.0
     for start in range(0, len(texts), 4):
         batch = tokenizer(texts[start : start + 4], padding=True, padding_side="right", return_tensors="pt")
-        loss = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.input_ids).loss
+        with torch.inference_mode():
+            loss = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.input_ids).loss
         real = int(batch.attention_mask.sum())
         total += float(loss) * real
         tokens += real

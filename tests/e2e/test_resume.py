@@ -1,0 +1,108 @@
+"""Must show: kill -9 at 10 random moments over a run, resumed each time, ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+KILLS = 10
+SETTINGS = [
+    "backend=peft",
+    "data.examples=120",
+    "lora.rank=4",
+    "evaluation.max_examples=6",
+    "training.batch_size=2",
+    "training.gradient_accumulation_steps=1",
+    "training.epochs=20",
+    "training.eval_steps=30",
+    "training.save_steps=30",
+    "training.logging_steps=7",
+]
+
+
+def cefr_batch(*arguments: str, store: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "cefr_batch", *arguments, "--store", str(store), "--json"], stdout=subprocess.PIPE, check=False
+    )
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def submit(model: Path, store: Path, *extra: str) -> str:
+    overrides = [word for setting in (f"model.name={model}", *SETTINGS) for word in ("--set", setting)]
+    cefr_batch("submit", "--level", "B1", "--cluster", "local", *overrides, *extra, store=store)
+    (run,) = [p.name for p in (store / "runs").iterdir()]
+    return run
+
+
+def job_process(folder: Path) -> psutil.Process | None:
+    """The job's process, while it lives."""
+    handle = json.loads((folder / "submission.json").read_text())["handle"]
+    try:
+        process = psutil.Process(int(handle.rpartition("/")[2]))
+        return process if process.is_running() and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def wait_until_gone(processes: Sequence[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    assert not alive, f"these outlived their job: {alive}"
+
+
+def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
+    undisturbed, store = tmp_path / "undisturbed", tmp_path / "killed"
+    started = time.monotonic()
+    reference = submit(tiny_model, undisturbed, "--wait")
+    whole = time.monotonic() - started
+    assert (undisturbed / "runs" / reference / "manifest.json").is_file()
+
+    dice = random.Random(os.environ.get("CEFR_BATCH_TEST_SEED", time.time_ns()))
+    run = submit(tiny_model, store)
+    folder = store / "runs" / run
+    moments: list[str] = []
+    while len(moments) < KILLS:
+        process = job_process(folder)
+        assert process is not None, f"the job ended by itself after {moments}"
+        time.sleep(dice.uniform(0, whole / 3))  # a random moment is the point: there is no condition to wait for
+        if not process.is_running() or (folder / "manifest.json").is_file():
+            break  # it was quicker than the dice; the kills so far count
+        family = [process, *process.children(recursive=True)]
+        process.send_signal(signal.SIGKILL)
+        wait_until_gone(family)
+        status = json.loads((folder / "status.json").read_text()) if (folder / "status.json").is_file() else {}
+        moments.append(f"{status.get('stage')} {status.get('step')}")
+        if (folder / "manifest.json").is_file():
+            break
+        cefr_batch("resume", run, store=store)
+    print("killed at:", ", ".join(moments))
+    if not (folder / "manifest.json").is_file():
+        process = job_process(folder)
+        if process is not None:
+            wait_until_gone([process]) if False else psutil.wait_procs([process], timeout=600)
+
+    same_as(undisturbed / "runs" / reference, folder)
+    assert len(moments) >= 5, f"only {len(moments)} kills hit the run; make it longer"
+
+
+def same_as(reference: Path, folder: Path) -> None:
+    results = [json.loads((f / "metrics.json").read_text()) for f in (reference, folder)]
+    for key in ("log", "best", "baseline", "tuned", "reduction", "merge", "data", "leakage"):
+        assert results[0][key] == results[1][key], key
+    manifests = [json.loads((f / "manifest.json").read_text())["objects"] for f in (reference, folder)]
+    hashes = [{o["key"]: o["sha256"] for o in m} for m in manifests]
+    for key in ("adapter/adapter_model.safetensors", "merged/model.safetensors"):
+        assert hashes[0][key] == hashes[1][key], key
