@@ -50,10 +50,13 @@ class Schedule:
         batches = min((before + 1) * self.accumulation, self.batches_per_epoch)
         return passes + batches / self.batches_per_epoch
 
-    def every(self, steps: int) -> list[int]:
-        """Each multiple of ``steps``, and the last step: the trainer always evaluates and saves there too."""
-        regular = list(range(steps, self.steps + 1, steps))
-        return regular if regular and regular[-1] == self.steps else [*regular, self.steps]
+    def evaluations(self, every: int) -> list[int]:
+        """Each multiple of ``every``; the last step only where no evaluation would come before it (see run.train)."""
+        return list(range(every, self.steps + 1, every)) or [self.steps]
+
+    def checkpoints(self, every: int) -> list[int]:
+        """Each multiple of ``every``, and the last step."""
+        return sorted({*range(every, self.steps + 1, every), self.steps})
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,8 @@ def make_plan(spec: RunSpec, dataset: Dataset, count: Callable[[Sequence[Example
         epochs=schedule.epochs,
         steps=schedule.steps,
         warmup_steps=warmup_steps(schedule.steps, training),
-        evaluations=tuple(Evaluation(step, schedule.epoch_at(step)) for step in schedule.every(training.eval_steps)),
-        checkpoints=tuple(schedule.every(training.save_steps)),
+        evaluations=tuple(Evaluation(step, schedule.epoch_at(step)) for step in schedule.evaluations(training.eval_steps)),
+        checkpoints=tuple(schedule.checkpoints(training.save_steps)),
         total_tokens=round(train.kept_tokens * schedule.epochs),
         max_length=training.max_length,
         allow_truncation=spec.data.allow_truncation,
