@@ -157,6 +157,8 @@ def _download_problem(model: ModelSpec, exc: BaseException) -> str:
         return f"cannot be downloaded: the hub answered {exc.response.status_code}; {hint}"
     if (isinstance(exc, OSError) and exc.errno == errno.ENOSPC) or "No space left" in str(exc):
         return "cannot be downloaded: the disk is full; free some space, or set HF_HOME to a folder on a larger disk"
+    if isinstance(exc, PermissionError):
+        return f"cannot be downloaded: no permission to write {exc.filename}; set HF_HOME to a folder of yours"
     return _unreachable(exc)
 
 

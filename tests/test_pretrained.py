@@ -206,7 +206,7 @@ def test_no_network_fails_within_seconds(tmp_path: Path, url: str, function: str
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space, or set HF_HOME"),
         (RuntimeError("Data processing error: No space left on device (os error 28)"), "the disk is full"),
         (RuntimeError("Data processing error: timed out"), r"\(Data processing error: timed out\); check the network"),
-        (OSError(errno.EACCES, "Permission denied", "/cache"), r"Permission denied"),
+        (OSError(errno.EACCES, "Permission denied", "/cache"), "no permission to write /cache; set HF_HOME"),
     ],
 )
 def test_what_fails_while_downloading_is_one_sentence(

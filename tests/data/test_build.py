@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -42,6 +43,7 @@ _some_pairs = st.lists(
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(
     pairs=_some_pairs,
     examples=st.integers(2, 40),

@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,7 @@ def _csv(pairs: list[tuple[str, str]], delimiter: str, newline: str, quoting: in
     return out.getvalue()
 
 
+@hypothesis.settings(deadline=None)
 @given(
     pairs=_pairs,
     delimiter=st.sampled_from(",;\t"),
@@ -54,6 +56,7 @@ def test_csv_gives_back_what_a_spreadsheet_wrote(
     assert read_pairs(str(file), Level.A1) == _expected(pairs)
 
 
+@hypothesis.settings(deadline=None)
 @given(pairs=_pairs)
 def test_json_and_jsonl_of_either_form_give_the_same_pairs(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]]

@@ -1,0 +1,88 @@
+"""``cefr-batch plan``: a table, one JSON document, and exit 1 where a run would be refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from published import published
+
+from cefr_batch.cli.main import main
+
+
+def test_the_seeds_files_give_the_seeds_run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train, evaluation = (published(f"training_data_b1_list_format_{side}.json") for side in ("train", "eval"))
+    data = ["--set", f"data.train={train}", "--set", f"data.eval={evaluation}", "--set", "training.max_length=2048"]
+    assert main(["plan", "--level", "b1", "--set", f"model.name={tiny_model}", *data]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for line in (
+        "Training examples    1,800",
+        "Evaluation examples  200",
+        "Leakage              99.0 % of the evaluation sentences are in training",
+        "Batch                16 x 4 = 64 examples",
+        "Steps                290 (29 an epoch), 29 of them warm-up",
+        "Evaluations          step 50, epoch 1.74",
+        "                     step 100, epoch 3.46",
+        "                     step 150, epoch 5.18",
+        "                     step 200, epoch 6.92",
+        "                     step 250, epoch 8.64",
+        "Checkpoints          step 50, step 100, step 150, step 200, step 250, step 290",
+    ):
+        assert line in out.splitlines()
+
+
+def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    levels = ["--level", "A1", "--level", "C1"]
+    settings = ["--profile", "smoke", "--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
+    assert main(["plan", *levels, *settings, "--set", "evaluation.max_examples=5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["Level", "A1", "C1"]
+    table = {line[:21].strip(): line[21:].split("  ") for line in lines}
+    assert table["Evaluation examples"][0] == "16, 5 of them used"
+    assert len(lines) == 16  # two evaluations, so one line without a name
+
+
+def test_json_is_one_document_and_nothing_else(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", f"model.name={tiny_model}", "--set", "training.max_length=300"]
+    assert main(["plan", "--level", "A1", "--json", *settings]) == 1
+    out, err = capsys.readouterr()
+    (plan,) = json.loads(out)["plans"]
+    assert (plan["level"], plan["steps"], plan["run_family"]) == ("A1", 290, "tiny-llama-a1-auto")
+    assert plan["evaluations"][0]["step"] == 50
+    assert plan["leakage"]["sentences_percent"] == 0
+    (problem,) = plan["problems"]
+    assert err == f"error: level A1: {problem}\n"
+    assert f"raise training.max_length to {plan['longest_tokens']}" in problem
+
+
+def test_a_long_list_of_evaluations_shows_its_first_and_its_last(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [
+        "training.max_length=2048",
+        "training.eval_steps=1",
+        "training.save_steps=1",
+        f"model.name={tiny_model}",
+    ]
+    assert main(["plan", "--level", "A1", *(word for one in settings for word in ("--set", one))]) == 0
+    out = capsys.readouterr().out
+    assert "                     (278 more)\n                     step 290, epoch 10.00\n" in out
+    assert "step 11, (278 more), step 290" in out
+
+
+def test_problems_of_all_levels_come_together_and_before_any_model_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("word,sentence\ncat,\n")
+    arguments = ["--level", "A1", "--level", "A2", "--set", "model.name=/none"]
+    assert main(["plan", *arguments, "--set", f"data.source={bad}"]) == 1
+    assert capsys.readouterr() == ("", f"error: {bad}: line 2: the sentence is empty\n")
+    assert main(["plan", *arguments, "--set", "training.epochs=0", "--set", "lora.rang=1"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: 2 problems in the job spec:\n")
+    assert main(["plan", *arguments]) == 1
+    assert capsys.readouterr().err == "error: model /none is not a folder on this machine; check model.name\n"
+    assert main(["plan"]) == 2
