@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cefr_batch.cli.notice import notice_if_slow
 from cefr_batch.cli.options import echo_json, json_option
 from cefr_batch.cli.show import columns
 from cefr_batch.errors import CefrBatchError, UsageError
@@ -95,7 +96,8 @@ def _counter(model: str) -> CountTokens:
     from cefr_batch.levels import ModelSpec
     from cefr_batch.pretrained import tokenizer_file
 
-    return TokenCounter(tokenizer_file(ModelSpec(name=model, revision=None, alias=None, load_in_4bit=False)))
+    with notice_if_slow():
+        return TokenCounter(tokenizer_file(ModelSpec(name=model, revision=None, alias=None, load_in_4bit=False)))
 
 
 def _show(rows: dict[str, Stats], leak: Leakage | None) -> None:

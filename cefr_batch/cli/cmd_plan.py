@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cefr_batch.cli.notice import notice_if_slow
 from cefr_batch.cli.options import echo_json, json_option, spec_options
 from cefr_batch.cli.show import columns
 from cefr_batch.errors import DataError, Problem, SpecError
@@ -69,7 +70,8 @@ def _planned(levels: Sequence[str], profile: str | None, overrides: Sequence[str
             problems += exc.problems
     if problems:
         raise DataError(dict.fromkeys(problems))
-    counters = {model: TokenCounter(tokenizer_file(model)) for model in dict.fromkeys(spec.model for spec in specs)}
+    with notice_if_slow():
+        counters = {model: TokenCounter(tokenizer_file(model)) for model in dict.fromkeys(spec.model for spec in specs)}
     return [
         Planned(spec, make_plan(spec, data, counters[spec.model]), leakage(data.train, data.eval))
         for spec, data in zip(specs, datasets, strict=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cefr_batch.data.inflection import uses_word
-from cefr_batch.data.pairs import is_pair
+from cefr_batch.data.pairs import PAIRS_ONLY, is_pair
 from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.errors import DataError, Problem
 
@@ -105,7 +105,10 @@ def check_examples(path: Path, *, warn: bool = True) -> tuple[list[Example], Fin
 
 
 def _items(path: Path) -> list[Any]:
-    items = parse_json(path, read_text(path))
+    text = read_text(path)
+    if path.suffix.lower() in PAIRS_ONLY:
+        raise file_error(path, f"{path.suffix} files hold sentence pairs; examples in list format are a .json file")
+    items = parse_json(path, text)
     if not isinstance(items, list):
         raise file_error(path, f"must be a JSON list of examples, but is {_kind(items)}")
     if not items:

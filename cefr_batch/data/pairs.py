@@ -18,6 +18,7 @@ from cefr_batch.levels import STARTER, Level
 
 _REQUEST = re.compile(r"^Generate an? \S+ sentence with (?:the word )?(.+)$", re.DOTALL)
 _JSONL = (".jsonl", ".ndjson")
+PAIRS_ONLY = (".csv", *_JSONL)  # examples in list format are one JSON list
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -43,7 +44,7 @@ def starter_file(level: Level) -> Path:
 
 def holds_pairs(path: Path) -> bool:
     """Whether a file, as its name or its first record says, holds pairs rather than examples in list format."""
-    if path.suffix.lower() in (".csv", *_JSONL):
+    if path.suffix.lower() in PAIRS_ONLY:
         return True
     try:
         items = parse_json(path, read_text(path))

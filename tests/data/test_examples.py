@@ -116,6 +116,16 @@ def test_a_file_that_is_no_list_of_examples_gives_one_sentence(tmp_path: Path, d
     assert str(caught.value).startswith(f"{file}: {reason}")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".CSV", ".jsonl"])
+def test_a_file_of_pairs_given_as_examples_is_told_apart_by_its_name(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"train{suffix}"
+    file.write_text("word,sentence\ncat,A cat.\n")
+    with pytest.raises(
+        DataError, match=f"{suffix} files hold sentence pairs; examples in list format are a .json file"
+    ):
+        read_examples(file)
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "no.json", "no such file"), (tmp_path, "is a folder; give a file")):
         with pytest.raises(DataError) as caught:
