@@ -50,7 +50,8 @@ lint: setup ## format, lint, types
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 
-e2e: setup setup-unsloth ## whole runs: real models, kill -9 and resume, both training backends
+e2e: setup setup-unsloth ## whole runs: real models, kill -9 and resume, both training backends, object stores
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
 	$(BIN)/python -m pytest -m e2e
 
 locks: setup ## renew the locked requirements in containers/ from setup.cfg
