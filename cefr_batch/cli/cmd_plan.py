@@ -113,32 +113,34 @@ def _column(planned: Planned) -> dict[str, str]:
         "Level": spec.level.value,
         "Model": spec.model.name,
         "Backend": spec.backend,
-        "Data": f"{data.source}, split by {data.split_by}" if data.source else f"{data.train}\n{data.eval}",
+        "Data": f"{data.source}\nsplit by {data.split_by}" if data.source else f"{data.train}\n{data.eval}",
         "Training examples": f"{plan.train.examples:,}",
         "Evaluation examples": f"{plan.eval.examples:,}" + _only(plan.evaluated_examples, plan.eval.examples),
-        "Leakage": f"{planned.leakage.sentences_percent:.1f} % of the evaluation sentences are in training",
-        "Longest example": f"{plan.longest_tokens} tokens (at most {plan.max_length})",
-        "Truncated": f"{plan.train.truncated:,} training, {plan.eval.truncated:,} evaluation examples",
+        "Sentences seen in training": f"{planned.leakage.sentences_percent:.1f} % of evaluation's",
+        "Longest example": f"{plan.longest_tokens} of {plan.max_length} tokens",
+        "Truncated": f"{plan.train.truncated:,} training, {plan.eval.truncated:,} eval",
         "Batch": f"{training.batch_size} x {training.gradient_accumulation_steps} = {plan.effective_batch} examples",
-        "Steps": f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch), {plan.warmup_steps:,} of them warm-up",
+        "Steps": f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch)",
+        "Warm-up": f"{plan.warmup_steps:,} steps",
         "Epochs": f"{plan.epochs:.4g}",
-        "Tokens": f"{plan.train.kept_tokens:,} an epoch, {plan.total_tokens:,} in all",
+        "Tokens an epoch": f"{plan.train.kept_tokens:,}",
+        "Tokens in all": f"{plan.total_tokens:,}",
         "Evaluations": _evaluations(plan),
-        "Checkpoints": _listed([f"step {step}" for step in plan.checkpoints], ", "),
+        "Checkpoints": _listed([f"step {step}" for step in plan.checkpoints]),
     }
 
 
 def _only(used: int, there: int) -> str:
-    return f", {used:,} of them used" if used < there else ""
+    return f", {used:,} used" if used < there else ""
 
 
 def _evaluations(plan: Plan) -> str:
-    return _listed([f"step {one.step}, epoch {one.epoch:.2f}" for one in plan.evaluations], "\n")
+    return _listed([f"step {one.step}, epoch {one.epoch:.2f}" for one in plan.evaluations])
 
 
-def _listed(items: Sequence[str], separator: str) -> str:
-    """All, or the first and the last ones."""
+def _listed(items: Sequence[str]) -> str:
+    """A line each: all, or the first and the last ones."""
     if len(items) > _SHOWN:
         left_out = len(items) - _SHOWN
         items = [*items[: _SHOWN - 1], f"({left_out} more)", items[-1]]
-    return separator.join(items)
+    return "\n".join(items)
