@@ -133,6 +133,11 @@ class WorkDir:
         """The local file or folder of an object's name (relative to the run)."""
         return self.root.joinpath(*name.split("/"))
 
+    def checkpoints(self) -> list[int]:
+        """The steps of the complete checkpoints here, ascending; half-written ones do not count."""
+        found = self.path(CHECKPOINTS).glob(f"step-*/{CHECKPOINT_MANIFEST}")
+        return sorted(int(file.parent.name.removeprefix("step-")) for file in found)
+
     @property
     def tmp(self) -> Path:
         return self.root / "tmp"

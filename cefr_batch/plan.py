@@ -138,8 +138,10 @@ def make_plan(spec: RunSpec, dataset: Dataset, count: Callable[[Sequence[Example
         epochs=schedule.epochs,
         steps=schedule.steps,
         warmup_steps=warmup_steps(schedule.steps, training),
-        evaluations=tuple(Evaluation(step, schedule.epoch_at(step)) for step in schedule.evaluations(training.eval_steps)),
-        checkpoints=tuple(schedule.checkpoints(training.save_steps)),
+        evaluations=tuple(
+            Evaluation(step, schedule.epoch_at(step)) for step in schedule.evaluations(training.eval_steps)
+        ),
+        checkpoints=tuple(schedule.checkpoints(training.eval_steps)),
         total_tokens=round(train.kept_tokens * schedule.epochs),
         max_length=training.max_length,
         allow_truncation=spec.data.allow_truncation,

@@ -44,6 +44,17 @@ def load_spec(
     return layers.resolve()
 
 
+def recorded_spec(record: Any, where: str) -> RunSpec:
+    """The spec in a run's ``spec.json``. Raises ``SpecError``, as when another version of cefr-batch wrote it."""
+    try:
+        return RunSpec.model_validate(record["spec"])
+    except ValidationError as exc:
+        found = [Problem(where, f"{'.'.join(map(str, e['loc']))}: {_reason(dict(e))}") for e in exc.errors()]
+        raise SpecError(found) from exc
+    except (KeyError, TypeError) as exc:
+        raise SpecError([Problem(where, "is not the record of a run's settings; was it edited?")]) from exc
+
+
 def jobs_folder() -> Path:
     """The folder of job files: ``CEFR_BATCH_JOBS``, ``./jobs``, the checkout's, or the one installed with the package."""
     own = os.environ.get("CEFR_BATCH_JOBS")
@@ -68,7 +79,11 @@ def _profile_file(folder: Path, profile: str) -> Path:
     known = sorted(p.stem for p in (folder / "profiles").glob("*.yaml"))
     if profile not in known:
         raise SpecError(
-            [Problem("--profile", f"{profile!r} is not a profile; valid: {', '.join(known)}, or a path to a .yaml file")]
+            [
+                Problem(
+                    "--profile", f"{profile!r} is not a profile; valid: {', '.join(known)}, or a path to a .yaml file"
+                )
+            ]
         )
     return folder / "profiles" / f"{profile}.yaml"
 

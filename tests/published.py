@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ FOLDER = Path(__file__).parents[2] / "shared" / "data"
 
 
 def published(name: str) -> Path:
-    """The file of this name; the test is skipped, by name, where it is missing."""
+    """The file of this name; if missing, the test is skipped by name, or fails (CEFR_BATCH_REQUIRE_SHARED)."""
     if not (FOLDER / name).is_file():
-        pytest.skip(f"needs ../shared/data/{name}")
+        missing = pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_SHARED") else pytest.skip
+        missing(f"needs ../shared/data/{name}")
     return FOLDER / name

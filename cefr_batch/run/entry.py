@@ -12,11 +12,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -25,11 +23,13 @@ from cefr_batch import layout
 from cefr_batch.data import fetch_dataset
 from cefr_batch.errors import CefrBatchError, Interrupted, JobFailed, NotFound
 from cefr_batch.files import read_json, sha256_file, write_json
+from cefr_batch.launch.submission import now
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.numbers import reduction_percent
 from cefr_batch.run.stages import CHILD_GROUPS, STAGES, Context, run_stage
 from cefr_batch.run.sync import Background, Mirror
+from cefr_batch.spec import recorded_spec
 from cefr_batch.store.base import Store
 
 HEARTBEAT_SECONDS = 2.0
@@ -66,15 +66,16 @@ class _Job:
 
     @classmethod
     def open(cls, store: Store, run: str, work_root: Path) -> _Job:
+        key = layout.run_key(run, layout.SPEC)
         try:
-            record = store.get_json(layout.run_key(run, layout.SPEC))
+            record = store.get_json(key)
         except NotFound as exc:
             raise NotFound(f"no run {run!r} in {store.url}") from exc
+        spec = recorded_spec(record, f"{store.url}/{key}")
         work = WorkDir.of(work_root, store.url, run)
         for folder in (work.root, work.tmp, work.path(layout.LOGS)):
             folder.mkdir(parents=True, exist_ok=True)
         write_json(work.path(layout.SPEC), record)
-        spec = RunSpec.model_validate(record["spec"])
         logs = layout.run_key(run, layout.LOGS) + "/attempt-"
         attempts = [int(Path(o.key).stem.rpartition("-")[2]) for o in store.objects(logs)]
         mirror = Mirror(store, run, work, spec.training.keep_checkpoints)
@@ -116,13 +117,18 @@ class _Job:
         self.stage = stages[0]
         arguments = [sys.executable, "-m", "cefr_batch.run.stages", str(self.work.root), str(os.getpid()), *stages]
         self.child = subprocess.Popen(
-            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace",
-            env={**os.environ, **self._environment()}, start_new_session=True,
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **self._environment()},
+            start_new_session=True,
         )
         if self.stopping:  # the signal came between the check and the start
             self.child.terminate()
-        assert self.child.stdout is not None
-        for line in self.child.stdout:
+        for line in self.child.stdout or ():
             print(line, end="", flush=True)
         code = self.child.wait()
         self.child = None
@@ -155,9 +161,11 @@ class _Job:
         return JobFailed(f"stage {self.stage} ended with exit code {code}; the log has the details")
 
     def _interrupted(self) -> Interrupted:
-        steps = self.mirror.stored_checkpoints()
-        at = f"its checkpoint of step {steps[-1]} is stored" if steps else "no checkpoint was due yet"
-        return Interrupted(f"stopped on request in stage {self.stage}; {at}; `cefr-batch resume {self.run_name}` goes on")
+        steps = self.work.checkpoints()
+        at = f"its last checkpoint is of step {steps[-1]}" if steps else "it had no checkpoint yet"
+        return Interrupted(
+            f"stopped on request in stage {self.stage}; {at}; `cefr-batch resume {self.run_name}` goes on"
+        )
 
     def _check_stopping(self) -> None:
         if self.stopping:
@@ -194,7 +202,7 @@ class _Job:
             "stage": self.stage,
             "stages_done": [s for s in STAGES if self.work.path(layout.stage_name(s)).is_file()],
             **{k: progress.get(k) for k in keys},
-            "updated_at": _now(),
+            "updated_at": now(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "message": message,
@@ -244,7 +252,7 @@ class _Job:
                 continue
             sha256 = known.get(name) or self._hash_stored(stored.key)
             objects.append({"key": name, "size": stored.size, "sha256": sha256})
-        return {"run": self.run_name, "complete_at": _now(), "objects": objects}
+        return {"run": self.run_name, "complete_at": now(), "objects": objects}
 
     def _known_hashes(self) -> dict[str, str]:
         known: dict[str, str] = {}
@@ -301,19 +309,11 @@ class _Tee:
 
     def write(self, text: str) -> int:
         self._file.write(text)
-        try:
+        with suppress(OSError):
             self._terminal.write(text)
-        except OSError:
-            pass
         return len(text)
 
     def flush(self) -> None:
         self._file.flush()
-        try:
+        with suppress(OSError):
             self._terminal.flush()
-        except OSError:
-            pass
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

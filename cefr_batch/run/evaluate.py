@@ -37,7 +37,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``full``: over all tokens but the first; ``response``: over the response's alone; ``seed_protocol``: the seed's way."""
+    """``full``: over all tokens but the first; ``response``: over the response's; ``seed_protocol``: the seed's way."""
 
     full: Score
     response: Score
@@ -127,7 +127,10 @@ def _row_losses(
     where = model.device
     with torch.inference_mode():
         logits = model(
-            input_ids=input_ids.to(where), attention_mask=mask.to(where), position_ids=positions.to(where), use_cache=False
+            input_ids=input_ids.to(where),
+            attention_mask=mask.to(where),
+            position_ids=positions.to(where),
+            use_cache=False,
         ).logits
         targets = input_ids.to(logits.device)
         spans = [(r, start, start + len(row)) for r, (row, start) in enumerate(zip(rows, starts, strict=True))]

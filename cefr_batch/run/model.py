@@ -48,7 +48,9 @@ def stored_dtype(path: Path) -> torch.dtype:
     """The 16-bit type of a model's weights; weights stored wider are taken as bf16, since that is what is published."""
     config = AutoConfig.from_pretrained(path)
     if getattr(config, "quantization_config", None):
-        raise ModelError(f"{path} holds quantized weights; name the model's 16-bit original (4-bit is made while training)")
+        raise ModelError(
+            f"{path} holds quantized weights; name the model's 16-bit original (4-bit is made while training)"
+        )
     return torch.float16 if config.dtype == torch.float16 else torch.bfloat16
 
 

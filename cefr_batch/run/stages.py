@@ -25,6 +25,7 @@ from cefr_batch.errors import CefrBatchError, DataError
 from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
+from cefr_batch.spec import recorded_spec
 
 STAGES = ("data", "baseline", "train", "tuned", "merge", "plots", "publish")
 # Stages that share a process. Training is alone: Unsloth patches libraries that the evaluations use unpatched.
@@ -43,7 +44,8 @@ class Context:
 
     @cached_property
     def spec(self) -> RunSpec:
-        return RunSpec.model_validate(read_json(self.work.path(layout.SPEC))["spec"])
+        file = self.work.path(layout.SPEC)
+        return recorded_spec(read_json(file), str(file))
 
     @cached_property
     def model_path(self) -> Path:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from cefr_batch import layout
@@ -52,10 +53,10 @@ class Mirror:
                     self._sent[name] = mark
 
     def _push_checkpoints(self) -> None:
-        local = {n: read_json(self.work.path(n) / layout.CHECKPOINT_MANIFEST) for n in self._local_checkpoints()}
-        for name, manifest in sorted(local.items(), key=lambda item: int(item[1]["step"])):
+        for name in map(layout.checkpoint_name, self.work.checkpoints()):
             if name in self._stored:
                 continue
+            manifest = read_json(self.work.path(name) / layout.CHECKPOINT_MANIFEST)
             for file in manifest["files"]:
                 part = f"{name}/{file['name']}"
                 self.store.put_file(self.key(part), self.work.path(part))
@@ -66,8 +67,6 @@ class Mirror:
 
     def _prune_checkpoints(self, newest: dict[str, Any]) -> None:
         """Keep the newest ``keep_checkpoints`` and the best. The marker goes first: half-deleted is not complete."""
-        from shutil import rmtree
-
         keep = {layout.checkpoint_name(s) for s in self.stored_checkpoints()[-self.keep_checkpoints :]}
         keep |= {layout.checkpoint_name(newest["step"]), layout.checkpoint_name(newest["best_step"] or newest["step"])}
         prefix = self.key(layout.CHECKPOINTS) + "/"
@@ -76,8 +75,8 @@ class Mirror:
             name = f"{layout.CHECKPOINTS}/{key.removeprefix(prefix).partition('/')[0]}"
             if name not in keep:
                 self.store.delete(key)
-        for name in self._local_checkpoints():
-            if name not in keep:
+        for name in map(layout.checkpoint_name, self.work.checkpoints()):
+            if name in self._stored and name not in keep:
                 rmtree(self.work.path(name), ignore_errors=True)
 
     def _push_stages(self) -> None:
@@ -121,8 +120,7 @@ class Mirror:
         """Bring the newest complete checkpoint and its best one to this folder, unless newer ones are here already."""
         stored = self.stored_checkpoints()
         self._stored |= {layout.checkpoint_name(step) for step in stored}
-        local = [int(name.rpartition("-")[2]) for name in self._local_checkpoints()]
-        if not stored or (local and max(local) >= stored[-1]):
+        if not stored or max(self.work.checkpoints(), default=0) >= stored[-1]:
             return
         best = self._pull_checkpoint(stored[-1])["best_step"]
         if best in stored:
@@ -144,10 +142,6 @@ class Mirror:
         self.store.get_file(self.key(name), path)
         if sha256_file(path) != sha256:
             raise StoreError(f"{self.store.url}/{self.key(name)} is damaged: its SHA-256 is not the recorded one")
-
-    def _local_checkpoints(self) -> list[str]:
-        folders = self.work.path(layout.CHECKPOINTS).glob(f"step-*/{layout.CHECKPOINT_MANIFEST}")
-        return [f"{layout.CHECKPOINTS}/{f.parent.name}" for f in folders]
 
     def _files(self, folder: str) -> Iterator[str]:
         root = self.work.path(folder)

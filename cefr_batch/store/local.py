@@ -55,7 +55,7 @@ class LocalStore(Store):
             handle, name = tempfile.mkstemp(prefix=_ASIDE, dir=folder)
             os.close(handle)
             aside = Path(name)
-            os.chmod(aside, 0o666 & ~_umask())
+            aside.chmod(0o666 & ~_umask())
             yield aside
         except OSError as exc:
             raise StoreError(f"cannot write {self.url}/{key}: {exc.strerror or exc}") from exc

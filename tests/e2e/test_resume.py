@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -28,17 +27,12 @@ SETTINGS = [
     "training.gradient_accumulation_steps=1",
     "training.epochs=20",
     "training.eval_steps=30",
-    "training.save_steps=30",
     "training.logging_steps=7",
 ]
 
 
-def cefr_batch(*arguments: str, store: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cefr_batch", *arguments, "--store", str(store), "--json"], stdout=subprocess.PIPE, check=False
-    )
-    document: dict[str, Any] = json.loads(done.stdout)
-    return document
+def cefr_batch(*arguments: str, store: Path) -> None:
+    subprocess.run([sys.executable, "-m", "cefr_batch", *arguments, "--store", str(store)], check=True)
 
 
 def submit(model: Path, store: Path, *extra: str) -> str:
@@ -76,26 +70,30 @@ def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
     moments: list[str] = []
     while len(moments) < KILLS:
         process = job_process(folder)
-        assert process is not None, f"the job ended by itself after {moments}"
+        assert process is not None, (
+            f"the job ended by itself after {len(moments)} kills ({moments}): make the run longer"
+        )
         time.sleep(dice.uniform(0, whole / 3))  # a random moment is the point: there is no condition to wait for
-        if not process.is_running() or (folder / "manifest.json").is_file():
-            break  # it was quicker than the dice; the kills so far count
         family = [process, *process.children(recursive=True)]
         process.send_signal(signal.SIGKILL)
         wait_until_gone(family)
-        status = json.loads((folder / "status.json").read_text()) if (folder / "status.json").is_file() else {}
-        moments.append(f"{status.get('stage')} {status.get('step')}")
-        if (folder / "manifest.json").is_file():
-            break
+        moments.append(where(folder))
         cefr_batch("resume", run, store=store)
-    print("killed at:", ", ".join(moments))
-    if not (folder / "manifest.json").is_file():
-        process = job_process(folder)
-        if process is not None:
-            wait_until_gone([process]) if False else psutil.wait_procs([process], timeout=600)
-
+    print("killed at:", "; ".join(moments))
+    last = job_process(folder)
+    if last is not None:
+        psutil.wait_procs([last], timeout=1200)
     same_as(undisturbed / "runs" / reference, folder)
-    assert len(moments) >= 5, f"only {len(moments)} kills hit the run; make it longer"
+    assert len(list((folder / "logs").iterdir())) >= KILLS / 2, "most kills should have hit a job at work"
+
+
+def where(folder: Path) -> str:
+    """The stage and step that the job told last."""
+    try:
+        status = json.loads((folder / "status.json").read_text())
+    except FileNotFoundError:
+        return "before its first sign of life"
+    return f"{status['stage']} {status['step']}"
 
 
 def same_as(reference: Path, folder: Path) -> None:

@@ -23,7 +23,7 @@ from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.plan import make_plan
 from cefr_batch.run.stages import Context, run_stage
-from cefr_batch.run.train import complete_checkpoints, fold_log
+from cefr_batch.run.steps import fold_log
 from cefr_batch.spec import load_spec
 
 
@@ -70,7 +70,7 @@ def test_the_seeds_settings_give_the_seeds_steps_and_evaluations(tiny_model: Pat
 
 SHORT = ["backend=peft", "data.examples=40", "data.words_per_example=3", "lora.rank=4", "evaluation.max_examples=4"]
 SHORT += ["training.batch_size=2", "training.gradient_accumulation_steps=2", "training.epochs=4"]
-SHORT += ["training.eval_steps=5", "training.save_steps=10", "training.logging_steps=4"]
+SHORT += ["training.eval_steps=5", "training.logging_steps=4"]
 
 
 def start_training(work: WorkDir) -> subprocess.Popen[str]:
@@ -80,7 +80,9 @@ def start_training(work: WorkDir) -> subprocess.Popen[str]:
 
 
 # The stage process as the job starts it, with this process as its parent.
-_CHILD = "import os, sys; from cefr_batch.run.stages import main; sys.exit(main([sys.argv[1], str(os.getppid()), 'train']))"
+_CHILD = (
+    "import os, sys; from cefr_batch.run.stages import main; sys.exit(main([sys.argv[1], str(os.getppid()), 'train']))"
+)
 
 
 @pytest.mark.slow
@@ -97,7 +99,7 @@ def test_sigterm_stops_at_a_step_and_what_follows_is_exactly_the_same(tiny_model
     output, _ = process.communicate()
     assert process.returncode == 75, output
     assert read_json(work.error)["kind"] == "Interrupted"
-    stopped_at = complete_checkpoints(work)[-1]
+    stopped_at = work.checkpoints()[-1]
     assert 13 <= stopped_at < 36
 
     moved = WorkDir(tmp_path / "elsewhere")

@@ -1,0 +1,130 @@
+"""What is done at each step of training: progress, TensorBoard, complete checkpoints, stopping on request.
+
+Imports transformers, so a backend that patches it comes first.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback
+
+from cefr_batch import layout
+from cefr_batch.errors import Interrupted
+from cefr_batch.files import read_json
+from cefr_batch.layout import WorkDir
+from cefr_batch.levels import RunSpec
+from cefr_batch.run import checkpoints
+
+_TAGS = {
+    "loss": "train/loss",
+    "eval_loss": "eval/loss",
+    "learning_rate": "train/learning_rate",
+    "gradient_norm": "train/gradient_norm",
+}
+
+
+class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
+    """Progress, TensorBoard, checkpoints; stops at a step's end after SIGTERM."""
+
+    def __init__(self, spec: RunSpec, work: WorkDir, resume: Path | None, report: Callable[..., None]) -> None:
+        manifest = read_json(resume / layout.CHECKPOINT_MANIFEST) if resume else {"step": 0, "elapsed_seconds": 0.0}
+        self._spec, self._work, self._report = spec, work, report
+        self._before = float(manifest["elapsed_seconds"])
+        self._first_step = int(manifest["step"])
+        self._started = time.monotonic()
+        self._stopping = False
+        self._tensorboard = SummaryWriter(
+            work.path(layout.TENSORBOARD), purge_step=self._first_step + 1 if resume else None, flush_secs=5
+        )
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def elapsed(self) -> float:
+        """Seconds of training, those before the resumed checkpoint included."""
+        return self._before + time.monotonic() - self._started
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._started = time.monotonic()
+        self._progress(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_evaluate and state.global_step % args.eval_steps:
+            # the trainer's extra evaluation at the end; the seed had none. Kept where it would be the only one.
+            control.should_evaluate = state.global_step < args.eval_steps
+        if self._stopping:
+            control.should_save = True
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        latest, every = state.log_history[-1], self._spec.training.logging_steps
+        at_entry = state.global_step % every == 0 or state.global_step == state.max_steps
+        if "eval_loss" in latest or ("loss" in latest and at_entry):
+            folded = fold_log(state.log_history, every, state.max_steps)
+            newest = (e for e in folded[-2:] if e["step"] == state.global_step)
+            self._write_entries(e for e in newest if ("eval_loss" in e) == ("eval_loss" in latest))
+        self._progress(state)
+
+    def _write_entries(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        for entry in entries:
+            values = {key: entry[key] for key in _TAGS if key in entry}
+            print(f"step {entry['step']} epoch {entry['epoch']:.2f}", *(f"{k} {v:.4g}" for k, v in values.items()))
+            for key, value in values.items():
+                self._tensorboard.add_scalar(_TAGS[key], value, entry["step"])
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoints.publish(self._work, state, self.elapsed())
+        if self._stopping and state.global_step < state.max_steps:
+            raise Interrupted(f"stopped on request after step {state.global_step}; its checkpoint is written")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._tensorboard.close()
+
+    def _progress(self, state: Any) -> None:
+        done = state.global_step - self._first_step
+        left = state.max_steps - state.global_step
+        rate = (time.monotonic() - self._started) / done if done else None
+        history = state.log_history
+        self._report(
+            step=state.global_step,
+            steps=state.max_steps,
+            epoch=state.epoch,
+            loss=next((row["loss"] for row in reversed(history) if "loss" in row), None),
+            eval_loss=next((row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None),
+            eta_seconds=round(rate * left, 1) if rate is not None else None,
+        )
+
+
+def fold_log(history: Sequence[Mapping[str, Any]], logging_steps: int, last_step: int) -> list[dict[str, Any]]:
+    """The run's log from the trainer's per-step history: every ``logging_steps`` the mean loss since the last entry, with
+    the step's learning rate and gradient norm; every evaluation; sorted by step.
+
+    The trainer's own windows restart when it is resumed; these do not, so an interrupted run logs the same curve.
+    """
+    entries: list[dict[str, Any]] = []
+    window: list[float] = []
+    for row in history:
+        at = {"step": row["step"], "epoch": row["epoch"]}
+        if "eval_loss" in row:
+            entries.append({**at, "eval_loss": row["eval_loss"]})
+        if "loss" not in row:
+            continue
+        window.append(row["loss"])
+        if row["step"] % logging_steps == 0 or row["step"] == last_step:
+            entries.append(
+                {
+                    **at,
+                    "loss": sum(window) / len(window),
+                    "learning_rate": row["learning_rate"],
+                    "gradient_norm": float(row["grad_norm"]),
+                }
+            )
+            window = []
+    return sorted(entries, key=lambda e: (e["step"], "eval_loss" in e))
