@@ -12,7 +12,8 @@ TORCH_INDEX ?=
 LOCKS = containers/requirements-cpu.txt containers/requirements-dev.txt containers/requirements-demo.txt
 CUDA_LOCKS = containers/requirements-cuda.txt containers/requirements-dev.txt containers/requirements-demo.txt
 BIN   = $(VENV)/bin
-DEMO_STORE = runs/demo
+DEMO_STORE  = runs/demo
+DEMO_REPORT = report
 DEMO_LEVELS = --level A1 --level A2 --level B1
 
 .PHONY: help setup setup-unsloth demo test lint e2e locks clean
@@ -39,8 +40,8 @@ setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backen
 
 demo: setup ## train A1, A2 and B1 on the starter corpus with a small real model, then compare them
 	$(BIN)/cefr-batch submit $(DEMO_LEVELS) --profile smoke --cluster local --store $(DEMO_STORE) --wait
-	$(BIN)/cefr-batch report $(DEMO_LEVELS) --store $(DEMO_STORE) --out report
-	@cat report/report.md
+	$(BIN)/cefr-batch report $(DEMO_LEVELS) --store $(DEMO_STORE) --out $(DEMO_REPORT)
+	@cat $(DEMO_REPORT)/report.md
 
 test: setup lint ## lint, types, tests (the ones marked e2e run by make e2e)
 	$(BIN)/python -m pytest -m "not e2e"

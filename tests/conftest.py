@@ -11,11 +11,21 @@ pytest_plugins = ["stand_in_fixtures"]
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees or touches the user's cache, work folders, store or queue."""
+def isolated(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No test sees or touches the user's cache, work folders, store or queue. Whole runs share converted models."""
     for name in ("CEFR_BATCH_STORE", "CEFR_BATCH_JOBS", "CEFR_BATCH_WORK", "CEFR_BATCH_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CEFR_BATCH_CACHE", str(tmp_path / "cache"))
+    if request.node.get_closest_marker("e2e"):
+        models = tmp_path_factory.getbasetemp() / "converted-models"
+        models.mkdir(exist_ok=True)
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "models").symlink_to(models)
 
 
 @pytest.fixture(scope="session")

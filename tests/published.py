@@ -11,8 +11,8 @@ FOLDER = Path(__file__).parents[2] / "shared" / "data"
 
 
 def published(name: str) -> Path:
-    """The file of this name; if missing, the test is skipped by name, or fails (CEFR_BATCH_REQUIRE_SHARED)."""
+    """The file of this name; if missing, the test is skipped by name, or fails (CEFR_BATCH_REQUIRE_ALL)."""
     if not (FOLDER / name).is_file():
-        missing = pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_SHARED") else pytest.skip
+        missing = pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip
         missing(f"needs ../shared/data/{name}")
     return FOLDER / name

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import indent
-from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cefr_batch.cli.notice import notice_if_slow
 from cefr_batch.cli.options import echo_json, json_option, spec_options, store_option, wait_option
 from cefr_batch.cli.watch import after_start
 from cefr_batch.errors import CefrBatchError, LaunchError
@@ -18,9 +18,6 @@ from cefr_batch.store import Store
 
 if TYPE_CHECKING:
     from cefr_batch.launch.prepare import Prepared
-
-_SLOW_SECONDS = 3.0
-_SLOW = "Still checking: a model's tokenizer is downloaded, or a GGUF file converted, once; this may take a minute."
 
 
 @click.command()
@@ -45,27 +42,17 @@ def command(
     Every level is checked before anything starts: settings, data, lengths, model, machine. On this machine runs wait
     for each other, and go on when the terminal is closed.
     """
+    from cefr_batch.launch.prepare import prepare
+
     launcher = get_launcher(cluster)
-    prepared = _prepare(levels, profile, overrides, launcher)
+    with notice_if_slow():
+        prepared = prepare(levels, profile=profile, overrides=overrides, launcher=launcher)
     if dry_run:
         return _show(store, launcher, prepared, as_json)
     runs: list[str] = []
     for item in prepared:
         runs.append(_start(store, launcher, item, runs, quiet=as_json))
     return after_start(store, runs, wait=wait, as_json=as_json)
-
-
-def _prepare(
-    levels: Sequence[str], profile: str | None, overrides: Sequence[str], launcher: Launcher[Any]
-) -> list[Prepared]:
-    from cefr_batch.launch.prepare import prepare
-
-    notice = Timer(_SLOW_SECONDS, click.echo, [_SLOW], {"err": True})
-    notice.start()
-    try:
-        return prepare(levels, profile=profile, overrides=overrides, launcher=launcher)
-    finally:
-        notice.cancel()
 
 
 def _show(store: Store, launcher: Launcher[Any], prepared: Sequence[Prepared], as_json: bool) -> None:

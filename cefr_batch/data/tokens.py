@@ -32,11 +32,9 @@ class TokenCounter:
             for encoding in self._tokenizer.encode_batch(list(texts[start : start + _BATCH]))
         ]
 
-    def examples(self, examples: Sequence[Example]) -> list[int]:
+    def __call__(self, examples: Sequence[Example]) -> list[int]:
         """The tokens of each example's whole text: what the trainer sees before it cuts."""
         return self.texts([text_of(example, self.eos) for example in examples])
-
-    __call__ = examples
 
 
 def _load(path: Path) -> Tokenizer:

@@ -111,7 +111,7 @@ def data(job: Context) -> dict[str, Any]:
     from cefr_batch.pretrained import tokenizer_file
 
     dataset = job.dataset
-    plan = make_plan(job.spec, dataset, TokenCounter(tokenizer_file(job.spec.model)).examples)
+    plan = make_plan(job.spec, dataset, TokenCounter(tokenizer_file(job.spec.model)))
     if problems := plan.problems():
         raise DataError(problems)
     return {

@@ -44,8 +44,8 @@ def test_tokens_that_the_tokenizer_adds_are_counted_and_its_limits_ignored(tiny_
 def test_an_examples_length_is_that_of_its_whole_text(tiny_model: Path) -> None:
     counter = TokenCounter(tiny_model / "tokenizer.json")
     examples = [Example("Do it.", "", "Done."), Example("Do it.", "With this.", "Done.")]
-    assert counter.examples(examples) == counter.texts([text_of(e, "<eos>") for e in examples])
-    assert counter.examples(examples)[0] < counter.examples(examples)[1]
+    assert counter(examples) == counter.texts([text_of(e, "<eos>") for e in examples])
+    assert counter(examples)[0] < counter(examples)[1]
 
 
 @pytest.mark.parametrize(

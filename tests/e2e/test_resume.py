@@ -6,14 +6,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
+from runs import cefr_batch, runs, settings
 
 pytestmark = pytest.mark.e2e
 
@@ -31,14 +30,9 @@ SETTINGS = [
 ]
 
 
-def cefr_batch(*arguments: str, store: Path) -> None:
-    subprocess.run([sys.executable, "-m", "cefr_batch", *arguments, "--store", str(store)], check=True)
-
-
 def submit(model: Path, store: Path, *extra: str) -> str:
-    overrides = [word for setting in (f"model.name={model}", *SETTINGS) for word in ("--set", setting)]
-    cefr_batch("submit", "--level", "B1", "--cluster", "local", *overrides, *extra, store=store)
-    (run,) = [p.name for p in (store / "runs").iterdir()]
+    cefr_batch("submit", "--level", "B1", *settings(f"model.name={model}", *SETTINGS), *extra, store=store)
+    (run,) = runs(store)
     return run
 
 
@@ -64,7 +58,9 @@ def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
     whole = time.monotonic() - started
     assert (undisturbed / "runs" / reference / "manifest.json").is_file()
 
-    dice = random.Random(os.environ.get("CEFR_BATCH_TEST_SEED", time.time_ns()))
+    seed = os.environ.get("CEFR_BATCH_TEST_SEED") or str(time.time_ns())
+    print("CEFR_BATCH_TEST_SEED:", seed)
+    dice = random.Random(seed)
     run = submit(tiny_model, store)
     folder = store / "runs" / run
     moments: list[str] = []

@@ -63,7 +63,7 @@ def test_the_seeds_settings_give_the_seeds_steps_and_evaluations(tiny_model: Pat
     assert [e["step"] for e in result["log"] if "loss" in e] == list(range(10, 291, 10))
     assert result["train"]["samples_per_second"] == pytest.approx(18000 / result["train"]["duration_seconds"], rel=1e-3)
 
-    plan = make_plan(spec, job.dataset, TokenCounter(tiny_model / "tokenizer.json").examples)
+    plan = make_plan(spec, job.dataset, TokenCounter(tiny_model / "tokenizer.json"))
     assert plan.steps == 290
     assert [(e.step, round(e.epoch, 2)) for e in plan.evaluations] == evaluations
 

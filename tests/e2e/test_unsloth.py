@@ -1,0 +1,56 @@
+"""Must show: the published B1 data, SmolLM2 and Unsloth's CPU backend, from submit to the merged model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from published import published
+from runs import UNSLOTH_PYTHON, cefr_batch, full_loss, needs_unsloth, read, runs, settings
+
+from cefr_batch import layout
+from cefr_batch.data.examples import read_examples
+
+pytestmark = pytest.mark.e2e
+
+
+def test_b1_with_unsloth(tmp_path: Path) -> None:
+    needs_unsloth()
+    files = {side: published(f"training_data_b1_list_format_{side}.json") for side in ("train", "eval")}
+    overrides = settings(
+        "backend=unsloth",
+        *(f"data.{side}={file}" for side, file in files.items()),
+        "training.max_steps=24",
+        "training.batch_size=2",
+        "training.eval_steps=12",
+        "evaluation.max_examples=8",
+    )
+    store = tmp_path / "store"
+    cefr_batch(
+        "submit", "--level", "B1", "--profile", "smoke", *overrides, "--wait", store=store, python=UNSLOTH_PYTHON
+    )
+    folder = runs(store)["smollm2-b1-unsloth-v1"]
+    metrics = read(folder, layout.METRICS)
+
+    assert metrics["backend"] == "unsloth"
+    assert metrics["versions"]["unsloth"]
+    assert metrics["train"]["steps"] == 24
+    assert metrics["train"]["examples"] == 1800
+    for kind in ("full", "response", "seed_protocol"):
+        before, after = metrics["baseline"][kind], metrics["tuned"][kind]
+        assert after["loss"] < before["loss"]
+        for what in ("loss", "perplexity"):
+            expected = 100 * (1 - after[what] / before[what])
+            assert metrics["reduction"][kind][f"{what}_percent"] == pytest.approx(expected)
+    assert round(metrics["leakage"]["sentences_percent"]) == 99
+    assert metrics["data"]["unique_words"] == 806
+    print(metrics["baseline"], metrics["tuned"], metrics["reduction"], metrics["leakage"], metrics["train"], sep="\n")
+
+    stored = {o["key"] for o in read(folder, layout.MANIFEST)["objects"]}
+    assert {f"{layout.PLOTS}/{name}.png" for name in layout.PLOT_NAMES} <= stored
+    assert {"adapter/adapter_model.safetensors", "merged/model.safetensors", "metrics.json", "spec.json"} <= stored
+    assert any(key.startswith("tensorboard/") for key in stored)
+    assert not [key for key in stored if key.endswith((".bin", ".pkl", ".pickle"))]
+
+    loss = full_loss(folder / layout.MERGED, read_examples(files["eval"])[:8])
+    assert loss == pytest.approx(metrics["tuned"]["full"]["loss"], abs=0.02)
