@@ -29,6 +29,14 @@ class Level(str, Enum):
 BACKENDS = ("unsloth", "peft")
 STARTER = "starter"  # data.source: the corpus that ships in the package
 
+# What values must look like, and that in words.
+_ALIAS = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+_MODULE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PATTERNS = {
+    _ALIAS: "lower-case letters, digits and dashes, at most 40",
+    _MODULE: "the name of a module, as in q_proj",
+}
+
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -51,7 +59,7 @@ class ModelSpec(_Part):
 
     name: Annotated[str, Field(min_length=1)]
     revision: str | None
-    alias: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")] | None
+    alias: Annotated[str, Field(pattern=_ALIAS)] | None
     load_in_4bit: bool  # while training on CUDA; elsewhere the weights stay 16-bit
 
 
@@ -82,7 +90,7 @@ class LoraSpec(_Part):
     rank: Annotated[int, Field(ge=1, le=1024)]
     alpha: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]], Field(min_length=1)]
+    target_modules: Annotated[list[Annotated[str, Field(pattern=_MODULE)]], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _no_tied_weights(self) -> LoraSpec:

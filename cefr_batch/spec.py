@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cefr_batch.errors import Problem, SpecError
-from cefr_batch.levels import STARTER, Level, RunSpec
+from cefr_batch.levels import PATTERNS, STARTER, Level, RunSpec
 
 # A setting that replaces these others when a later file (or --set) gives it: they describe one thing together.
 _REPLACES = {
@@ -94,6 +94,7 @@ class _Layers:
 
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    places: list[str] = field(default_factory=list)  # in the order in which they were read
     problems: list[Problem] = field(default_factory=list)
 
     def add_file(self, path: Path, chain: tuple[Path, ...] = ()) -> None:
@@ -154,6 +155,8 @@ class _Layers:
             del self.values[old]
         self.values[key] = value
         self.origin[key] = origin
+        if origin not in self.places:
+            self.places.append(origin)
 
     def expect_level(self, level: str) -> None:
         named = self.values.get("level")
@@ -178,11 +181,10 @@ class _Layers:
         return Problem(self._where(key), f"{key}: {_reason(error)}")
 
     def _where(self, key: str) -> str:
-        """The file that gave this key, one of its parts, or what it is a part of."""
-        if key in self.origin:
-            return self.origin[key]
-        near = [k for k in self.origin if k.startswith(f"{key}.") or key.startswith(f"{k}.")]
-        return self.origin[near[-1]] if near else next(iter(self.origin.values()), "")
+        """The place that gave this key; for a whole part, or a part of a value, the last one that gave any of it."""
+        near = [k for k in self.origin if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.")]
+        given = [self.origin[k] for k in near] or self.places[:1]
+        return max(given, key=self.places.index, default="")
 
 
 def _reason(error: Mapping[str, Any]) -> str:
@@ -197,6 +199,8 @@ def _reason(error: Mapping[str, Any]) -> str:
         return f"unknown key{hint}; valid keys here: {', '.join(valid)}"
     if kind in ("literal_error", "enum"):
         return f"must be one of {error['ctx']['expected'].replace(' or ', ', ')} (got {value!r})"
+    if kind == "string_pattern_mismatch":
+        return f"must be {PATTERNS[error['ctx']['pattern']]} (got {value!r})"
     message = str(error["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
     names = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
     return f"must be {names.get(message, message)} (got {value!r})"
@@ -259,11 +263,19 @@ def _yaml_problem(exc: yaml.YAMLError) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML where ``2e-4`` is a number (as in YAML 1.2) and a key that stands twice is an error."""
+    """YAML where ``2e-4`` is a number (as in YAML 1.2), a key that stands twice is an error, and no aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not used here", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be plain text", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)

@@ -30,7 +30,7 @@ def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple
     pool = _pool(distinct(pairs))
     if len(pool) < spec.words_per_example:
         what = f"the pairs have {len(pool)} different words, but an example needs {spec.words_per_example}"
-        raise DataError([Problem("data", f"{what} (data.words_per_example)")])
+        raise DataError([Problem(f"data.source {spec.source}", f"{what} (data.words_per_example)")])
     evals = min(max(round(spec.examples * spec.eval_fraction), 1), spec.examples - 1)
     if spec.split_by == "example":
         examples = writer.examples(pool, spec.examples)
@@ -137,7 +137,7 @@ def _require_words(pool: Pool, train: Pool, held_out: Pool, spec: DataSpec) -> N
         f"holding out {spec.eval_fraction:.0%} of {pieces} {spec.split_by}s leaves {counts}, but an example needs "
         f"{need}; {', '.join(ways[:-1])} or {ways[-1]}"
     )
-    raise DataError([Problem("data", what)])
+    raise DataError([Problem(f"data.source {spec.source}", what)])
 
 
 class _Deck(Generic[T]):
@@ -180,7 +180,9 @@ class _Writer:
             example = self._example([sentences[word].draw() for word in words.hand(self._spec.words_per_example)])
             tries = tries + 1 if example in found else 0
             if tries > _TRIES:
-                raise DataError([Problem("data", self._too_few(pool, len(found), number, side))])
+                raise DataError(
+                    [Problem(f"data.source {self._spec.source}", self._too_few(pool, len(found), number, side))]
+                )
             found[example] = None
         return list(found)
 
