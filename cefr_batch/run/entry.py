@@ -73,9 +73,7 @@ class _Job:
             raise NotFound(f"no run {run!r} in {store.url}") from exc
         spec = recorded_spec(record, f"{store.url}/{key}")
         work = WorkDir.of(work_root, store.url, run)
-        for folder in (work.root, work.tmp, work.path(layout.LOGS)):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json(work.path(layout.SPEC), record)
+        _make_folder(work, record)
         logs = layout.run_key(run, layout.LOGS) + "/attempt-"
         attempts = [int(Path(o.key).stem.rpartition("-")[2]) for o in store.objects(logs)]
         mirror = Mirror(store, run, work, spec.training.keep_checkpoints)
@@ -299,6 +297,16 @@ class _Job:
                 yield
             finally:
                 sys.stdout = before
+
+
+def _make_folder(work: WorkDir, record: Any) -> None:
+    """The run's folder; what another run of this name left there (deleted from the store since) is not this one's."""
+    local = work.path(layout.SPEC)
+    if not local.is_file() or read_json(local) != record:
+        shutil.rmtree(work.root, ignore_errors=True)
+    for folder in (work.root, work.tmp, work.path(layout.LOGS)):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_json(local, record)
 
 
 class _Tee:

@@ -77,52 +77,60 @@ def _trainable(spec: RunSpec, path: Path) -> tuple[Any, Any]:
 
     from cefr_batch.run.model import load_tokenizer, stored_dtype, use_bf16
 
-    lora, training = spec.lora, spec.training
     four_bit = spec.model.load_in_4bit and torch.cuda.is_available()
-    dtype = stored_dtype(path) if use_bf16(training.precision) else torch.float32
-    set_seed(training.seed)
-    if spec.backend == "unsloth":
-        from unsloth import FastLanguageModel
+    dtype = stored_dtype(path) if use_bf16(spec.training.precision) else torch.float32
+    set_seed(spec.training.seed)
+    build = _with_unsloth if spec.backend == "unsloth" else _with_peft
+    return build(spec, path, dtype, four_bit), load_tokenizer(path)
 
-        model, _ = FastLanguageModel.from_pretrained(
-            str(path), max_seq_length=training.max_length, dtype=dtype, load_in_4bit=four_bit, local_files_only=True
-        )
-        model = FastLanguageModel.get_peft_model(
-            model,
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            use_gradient_checkpointing="unsloth" if training.gradient_checkpointing else False,
-            random_state=training.seed,
-            max_seq_length=training.max_length,
-        )
-        return model, load_tokenizer(path)
 
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+def _with_unsloth(spec: RunSpec, path: Path, dtype: Any, four_bit: bool) -> Any:
+    from unsloth import FastLanguageModel
 
-    quantization = (
-        BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        )
-        if four_bit
-        else None
+    model, _ = FastLanguageModel.from_pretrained(
+        model_name=str(path),
+        max_seq_length=spec.training.max_length,
+        dtype=dtype,
+        load_in_4bit=four_bit,
+        local_files_only=True,
     )
+    return FastLanguageModel.get_peft_model(
+        model,
+        r=spec.lora.rank,
+        lora_alpha=spec.lora.alpha,
+        lora_dropout=spec.lora.dropout,
+        target_modules=spec.lora.target_modules,
+        use_gradient_checkpointing="unsloth" if spec.training.gradient_checkpointing else False,
+        random_state=spec.training.seed,
+        max_seq_length=spec.training.max_length,
+    )
+
+
+def _with_peft(spec: RunSpec, path: Path, dtype: Any, four_bit: bool) -> Any:
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM
+
+    quantization = _four_bit_config(dtype) if four_bit else None
     model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, quantization_config=quantization)
     if four_bit:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=training.gradient_checkpointing)
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=spec.training.gradient_checkpointing)
     config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        r=spec.lora.rank,
+        lora_alpha=spec.lora.alpha,
+        lora_dropout=spec.lora.dropout,
+        target_modules=list(spec.lora.target_modules),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config), load_tokenizer(path)
+    return get_peft_model(model, config)
+
+
+def _four_bit_config(dtype: Any) -> Any:
+    """NF4 with double quantization: QLoRA's, as Unsloth's 4-bit weights have it (Dettmers et al. 2023, section 3)."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _tokenized(spec: RunSpec, tokenizer: Any, examples: Sequence[Example]) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 from published import published
-from runs import UNSLOTH_PYTHON, cefr_batch, full_loss, needs_unsloth, read, runs, settings
+from runs import ROOT, UNSLOTH_PYTHON, cefr_batch, full_loss, needs_unsloth, read, runs, settings
 
 from cefr_batch import layout
 from cefr_batch.data.examples import read_examples
@@ -54,3 +55,36 @@ def test_b1_with_unsloth(tmp_path: Path) -> None:
 
     loss = full_loss(folder / layout.MERGED, read_examples(files["eval"])[:8])
     assert loss == pytest.approx(metrics["tuned"]["full"]["loss"], abs=0.02)
+
+
+def test_the_calls_that_only_cuda_makes_fit_the_installed_unsloth() -> None:
+    """No GPU here: the keyword arguments are held against the signatures in Unsloth's source for CUDA."""
+    needs_unsloth()
+    (models,) = UNSLOTH_PYTHON.parents[1].glob("lib/python*/site-packages/unsloth/models")
+    accepted = {
+        "from_pretrained": parameters(models / "loader.py", "FastLanguageModel", "from_pretrained"),
+        "get_peft_model": parameters(models / "llama.py", "FastLlamaModel", "get_peft_model"),
+    }
+    used = keywords(ROOT / "cefr_batch" / "run" / "train.py", "FastLanguageModel")
+    assert set(used) == set(accepted)
+    named_elsewhere = {"local_files_only"}  # taken by **kwargs, handed on to transformers
+    for call, names in used.items():
+        assert len(names) >= 5
+        assert names - named_elsewhere <= accepted[call]
+
+
+def parameters(file: Path, owner: str, function: str) -> set[str]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    classes = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == owner]
+    (found,) = [n for c in classes for n in c.body if isinstance(n, ast.FunctionDef) and n.name == function]
+    return {a.arg for a in (*found.args.args, *found.args.kwonlyargs)}
+
+
+def keywords(file: Path, owner: str) -> dict[str, set[str]]:
+    """The keyword arguments of this file's calls ``owner.name(…)``, by name."""
+    calls = [n for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+    return {
+        c.func.attr: {str(k.arg) for k in c.keywords}
+        for c in calls
+        if isinstance(c.func, ast.Attribute) and isinstance(c.func.value, ast.Name) and c.func.value.id == owner
+    }

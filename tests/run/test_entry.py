@@ -1,0 +1,150 @@
+"""The job as a whole: what it leaves is complete and listed, and whatever happens to it, the store says so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cefr_batch import layout
+from cefr_batch.data import load_dataset, store_dataset
+from cefr_batch.files import write_json
+from cefr_batch.launch.submission import claim
+from cefr_batch.layout import WorkDir, default_work_root
+from cefr_batch.spec import load_spec
+from cefr_batch.store.local import LocalStore
+
+SETTINGS = ["backend=peft", "data.examples=40", "data.words_per_example=3", "lora.rank=4", "evaluation.max_examples=4"]
+SETTINGS += ["training.batch_size=2", "training.gradient_accumulation_steps=1", "training.max_steps=8"]
+SETTINGS += ["training.eval_steps=2", "training.logging_steps=3"]
+
+
+def claimed_run(store: LocalStore, model: Path, *extra: str) -> str:
+    spec = load_spec("A2", overrides=[f"model.name={model}", *SETTINGS, *extra])
+    dataset = load_dataset(spec.data, spec.level)
+    store_dataset(store, dataset)
+    return claim(store, spec, dataset.sha256)
+
+
+def run_job(store: LocalStore, run: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "cefr_batch", "run-job", run, "--store", store.url]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def stored(store: LocalStore, run: str, name: str) -> Any:
+    return store.get_json(layout.run_key(run, name))
+
+
+def wait_for(job: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    while not condition():
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_complete_run_is_listed_object_by_object(tiny_model: Path, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run = claimed_run(store, tiny_model)
+    left = WorkDir.of(default_work_root(), store.url, run)  # by a run of this name that was deleted from the store
+    write_json(left.path(layout.SPEC), {"run": run, "spec": "another"})
+    write_json(left.path(layout.stage_name("train")), {"stage": "train", "seconds": 1, "result": {}})
+
+    job = run_job(store, run)
+    output, _ = job.communicate()
+    assert job.returncode == 0, output
+    folder = tmp_path / "store" / "runs" / run
+    manifest = stored(store, run, layout.MANIFEST)
+    listed = {item["key"]: item for item in manifest["objects"]}
+    present = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
+    assert set(present) - set(listed) == {layout.MANIFEST, layout.STATUS}
+    assert list(listed) == sorted(listed)
+    for key, item in listed.items():
+        data = present[key].read_bytes()
+        assert (item["size"], item["sha256"]) == (len(data), hashlib.sha256(data).hexdigest()), key
+
+    metrics = stored(store, run, layout.METRICS)
+    assert [e["step"] for e in metrics["log"] if "loss" in e] == [3, 6, 8]
+    evaluations = {e["step"]: e["eval_loss"] for e in metrics["log"] if "eval_loss" in e}
+    assert list(evaluations) == [2, 4, 6, 8]
+    assert metrics["best"]["eval_loss"] == min(evaluations.values())
+    kept = {p.name for p in (folder / "checkpoints").iterdir()}
+    assert kept == {"step-6", "step-8", f"step-{metrics['best']['step']}"}
+    assert scalars(folder / "tensorboard")["train/loss"] == [3, 6, 8]
+    assert abs(metrics["merge"]["adapter_loss"] - metrics["merge"]["merged_loss"]) < 0.02
+    assert not left.root.exists(), "a complete run needs no folder here"
+
+    again = run_job(store, run)
+    output, _ = again.communicate()
+    assert (again.returncode, "complete already" in output) == (0, True)
+    assert stored(store, run, layout.MANIFEST) == manifest
+
+
+def scalars(folder: Path) -> dict[str, list[int]]:
+    """The steps of each TensorBoard scalar."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [e.step for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.slow
+def test_a_stage_that_the_system_kills_is_told_as_such(tiny_model: Path, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run = claimed_run(store, tiny_model, "training.max_steps=5000")
+    job = run_job(store, run)
+    wait_for(job, lambda: status(store, run).get("stage") == "train")
+    (child,) = psutil.Process(job.pid).children()
+    child.kill()
+    output, _ = job.communicate()
+    assert job.returncode == 1, output
+    assert "Traceback" not in output
+    last = status(store, run)
+    assert last["state"] == "FAILED"
+    assert "stage train was killed by the system, most likely for want of memory" in last["message"]
+    assert last["stages_done"] == ["data", "baseline"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_asked_to_stop_it_stores_a_checkpoint_and_says_how_to_go_on(
+    tiny_model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    run = claimed_run(store, tiny_model, "training.max_steps=5000", "training.eval_steps=4000")
+    job = run_job(store, run)
+    wait_for(job, lambda: (status(store, run).get("step") or 0) >= 3 and status(store, run)["stage"] == "train")
+    job.send_signal(number)
+    output, _ = job.communicate()
+    assert job.returncode == 75, output
+    last = status(store, run)
+    assert last["state"] == "PREEMPTED"
+    (checkpoint,) = (tmp_path / "store" / "runs" / run / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert f"its last checkpoint is of step {step}; `cefr-batch resume {run}` goes on" in last["message"]
+    assert json.loads((checkpoint / layout.CHECKPOINT_MANIFEST).read_text())["step"] == step
+
+
+def test_data_that_would_be_cut_stops_the_job_before_any_model_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    run = claimed_run(store, tiny_model, "training.max_length=16")
+    job = run_job(store, run)
+    output, _ = job.communicate()
+    assert job.returncode == 1, output
+    assert "training.max_length" in status(store, run)["message"]
+    assert status(store, run)["stages_done"] == []
+
+
+def status(store: LocalStore, run: str) -> dict[str, Any]:
+    key = layout.run_key(run, layout.STATUS)
+    found: dict[str, Any] = store.get_json(key) if store.exists(key) else {}
+    return found
