@@ -9,7 +9,9 @@
     ├── ModelError            exit 1   a pretrained model that cannot be had
     ├── StoreError            exit 1   the store failed
     │   ├── NotFound                   no such object or run
-    │   └── AlreadyExists              a conditional write lost the race
+    │   ├── AlreadyExists              a conditional write lost the race
+    │   ├── Unavailable                the store cannot be reached or is overloaded; later it may work
+    │   └── LeaseLost                  a newer attempt of the run has taken over
     ├── LaunchError           exit 1   the place where jobs run failed
     ├── NotReady              exit 1   runs that cannot be started, with every reason (exit 2 if one is of usage)
     ├── JobFailed             exit 1   a stage of a job failed
@@ -97,6 +99,14 @@ class NotFound(StoreError):
 
 
 class AlreadyExists(StoreError):
+    pass
+
+
+class Unavailable(StoreError):
+    pass
+
+
+class LeaseLost(StoreError):
     pass
 
 

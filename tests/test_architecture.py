@@ -36,7 +36,7 @@ LINES = [
 ]
 OUTSIDE = {"__main__": "cli"}  # belongs to the line of
 BACKENDS = {
-    "store": {"local"},
+    "store": {"local", "s3"},
     "launch": {"local"},
 }
 # In annotations alone: plan describes a dataset, a dataset is put into a store.
@@ -130,6 +130,12 @@ def test_only_the_job_imports_the_training_libraries_and_pretrained_none_of_them
     users = {found.module for found in IMPORTS if found.imported.partition(".")[0] in TRAINING}
     assert users
     assert {line_of(user) for user in users} == {"run"}
+
+
+def test_only_the_s3_store_imports_its_client() -> None:
+    users = {found.module for found in IMPORTS if found.imported.partition(".")[0] in {"boto3", "botocore"}}
+    assert users == {"store.s3", "store.s3_errors"}
+    assert {found.module for found in OWN if found.imported == "cefr_batch.store.s3_errors"} == {"store.s3"}
 
 
 def test_errors_imports_nothing_of_the_package_and_levels_no_file_or_store() -> None:

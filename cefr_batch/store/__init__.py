@@ -14,8 +14,12 @@ __all__ = ["DEFAULT_STORE", "ObjectInfo", "Store", "open_store", "to_json"]
 
 
 def open_store(url: str) -> Store:
-    """The store at ``file:///folder`` or at a plain folder path (relative to the current one)."""
+    """The store at ``s3://bucket/prefix``, ``file:///folder`` or a plain folder path (relative to the current one)."""
     parts = urlsplit(url)
+    if parts.scheme == "s3":
+        from cefr_batch.store.s3 import S3Store
+
+        return S3Store(url)
     if parts.scheme in ("", "file") or (len(parts.scheme) == 1 and parts.scheme.isalpha()):
         from cefr_batch.store.local import LocalStore
 
@@ -28,4 +32,4 @@ def open_store(url: str) -> Store:
         if not folder.strip():
             raise UsageError("store: an empty address; give a folder (./runs) or a URL (file:///data/runs)")
         return LocalStore(Path(folder).expanduser())
-    raise UsageError(f"store {url!r}: unknown kind {parts.scheme!r}; valid kinds: a folder path, file://")
+    raise UsageError(f"store {url!r}: unknown kind {parts.scheme!r}; valid kinds: a folder path, file://, s3://")

@@ -22,25 +22,30 @@ class ObjectInfo:
 
 
 class Store(ABC):
-    """Objects under ``/``-separated keys.
+    """Objects under ``/``-separated keys. Safe to use from several threads.
 
     Writes are atomic: a reader sees the old object or the whole new one. Every method may block on the network and raises
-    ``StoreError`` (``NotFound`` where the object is missing). Keys are validated: relative, no ``..``, no empty part.
+    ``StoreError`` (``NotFound`` where the object is missing, ``Unavailable`` where trying later may help). Keys are
+    validated: relative, no ``..``, no empty part.
     """
 
-    url: str
+    url: str  # opens the same store on any machine; never holds a secret
+
+    def locate(self, key: str) -> str:
+        """Where an object is, for messages."""
+        return f"{self.url}/{key}"
 
     @abstractmethod
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         """Write an object. With ``if_absent`` exactly one of several writers wins; the others get ``AlreadyExists``."""
 
     @abstractmethod
-    def put_file(self, key: str, path: Path) -> None:
-        """Write an object from a file that does not change meanwhile."""
+    def put_file(self, key: str, path: Path) -> str:
+        """Write an object from a file that does not change meanwhile; return the SHA-256 of what was written."""
 
     @abstractmethod
-    def get(self, key: str, *, start: int = 0) -> bytes:
-        """An object's bytes from offset ``start`` on (empty past the end)."""
+    def get(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
+        """An object's bytes from offset ``start`` to before ``stop`` or its end (empty past the end)."""
 
     @abstractmethod
     def get_file(self, key: str, path: Path) -> None:
@@ -61,6 +66,13 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Remove an object; no error if it is not there."""
 
+    @abstractmethod
+    def discard_unfinished(self, prefix: str) -> int:
+        """Remove what killed writers left of unfinished writes under ``prefix``; return how many there were.
+
+        Only while nobody else writes there: a write that is under way is lost, and fails.
+        """
+
     def put_json(self, key: str, value: Any, *, if_absent: bool = False) -> None:
         self.put(key, to_json(value), if_absent=if_absent)
 
@@ -69,7 +81,7 @@ class Store(ABC):
         try:
             return json.loads(data)
         except ValueError as exc:
-            raise StoreError(f"{self.url}/{key} is not valid JSON ({exc}); was it edited or cut off?") from exc
+            raise StoreError(f"{self.locate(key)} is not valid JSON ({exc}); was it edited or cut off?") from exc
 
 
 def to_json(value: Any) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from cefr_batch.errors import AlreadyExists, NotFound, StoreError
 from cefr_batch.store.base import ObjectInfo, Store, check_key
@@ -30,10 +32,15 @@ class LocalStore(Store):
             aside.write_bytes(data)
             self._publish(aside, key, if_absent)
 
-    def put_file(self, key: str, path: Path) -> None:
-        with self._aside(key) as aside:
-            shutil.copyfile(path, aside)
+    def put_file(self, key: str, path: Path) -> str:
+        try:
+            source = path.open("rb")
+        except OSError as exc:
+            raise StoreError(f"cannot read {path}: {exc.strerror or exc}") from exc
+        with source, self._aside(key) as aside:
+            sha256 = _copy_hashed(source, aside)
             self._publish(aside, key, if_absent=False)
+        return sha256
 
     def _publish(self, aside: Path, key: str, if_absent: bool) -> None:
         target = self._path(key)
@@ -63,10 +70,10 @@ class LocalStore(Store):
             if aside is not None:
                 aside.unlink(missing_ok=True)
 
-    def get(self, key: str, *, start: int = 0) -> bytes:
+    def get(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
         with self._reading(key), self._path(key).open("rb") as file:
             file.seek(start)
-            return file.read()
+            return file.read() if stop is None else file.read(max(0, stop - start))
 
     def get_file(self, key: str, path: Path) -> None:
         aside = path.with_name(_ASIDE + path.name)
@@ -130,6 +137,21 @@ class LocalStore(Store):
         except OSError as exc:
             if exc.errno not in (39, 66, 2):  # the folder still has objects (Linux, macOS), or is gone
                 raise StoreError(f"cannot delete {self.url}/{key}: {exc.strerror or exc}") from exc
+
+    def discard_unfinished(self, prefix: str) -> int:
+        left = list(self._path(prefix.rstrip("/")).rglob(f"{_ASIDE}*"))
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+
+def _copy_hashed(source: BinaryIO, target: Path) -> str:
+    digest = hashlib.sha256()
+    with target.open("wb") as writer:
+        while chunk := source.read(1 << 20):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

@@ -1,0 +1,1 @@
+"""Real clusters and servers, brought up by tests on loopback."""

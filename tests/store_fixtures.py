@@ -1,0 +1,65 @@
+"""Stores of every kind. A server that is not installed, and what a server lacks, is a skip that says so."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from clusters.s3 import KEYS, SERVERS, NotInstalled, Server
+
+from cefr_batch.store import Store, open_store
+
+KINDS = ("file", *SERVERS)
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test servers' keys and nothing of the user's AWS settings."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("CEFR_BATCH_S3_ADDRESSING", raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
+    """Starts a server of a kind when a test first wants it."""
+    running: dict[str, Server] = {}
+
+    def get(kind: str) -> Server:
+        if kind not in running:
+            try:
+                running[kind] = SERVERS[kind](tmp_path_factory.mktemp(kind))
+            except NotInstalled as exc:
+                pytest.skip(str(exc))
+            running[kind].start()
+        return running[kind]
+
+    yield get
+    for server in running.values():
+        server.kill()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make_store(kind: str, aws: None, tmp_path: Path, server_of: Callable[[str], Server]) -> Callable[[], Store]:
+    """Opens this test's own, empty store; a second call opens the same one anew."""
+    if kind == "file":
+        return lambda: open_store(str(tmp_path / "objects"))
+    url = server_of(kind).url(f"tests/{uuid.uuid4().hex}")
+    return lambda: open_store(url)
+
+
+@pytest.fixture
+def any_store(make_store: Callable[[], Store]) -> Store:
+    return make_store()
