@@ -30,9 +30,11 @@ from cefr_batch.store.transfer import PART_BYTES, Item, download
 
 try:
     import boto3
+    import botocore.session
     from botocore.config import Config
 
     from cefr_batch.store.s3_errors import FOREIGN, explain
+    from cefr_batch.store.s3_http import Wire
 except ImportError as exc:
     raise CefrBatchError("s3:// stores need boto3, which is not installed; pip install 'cefr-batch[s3]'") from exc
 
@@ -50,6 +52,8 @@ _MOST_PARTS = 10_000  # S3's limit
 _CONNECTIONS = 40
 _PROBE = ".probe"  # a folder of the store: the objects with which conditional writes are tried out
 _WRITER = "writer"  # metadata by which a writer recognizes its own object
+_WRITER_HEADER = f"x-amz-meta-{_WRITER}"
+_IF_ABSENT = {"If-None-Match": "*"}
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +130,7 @@ class S3Store(Store):
         self._bucket = self._address.bucket
         self.url = self._address.url
         self._patience = _seconds(PATIENCE_VARIABLE, _PATIENCE_SECONDS)
-        self._client = self._new_client()
+        self._client, self._wire = self._connect()
         self._endpoint = str(self._client.meta.endpoint_url)
         self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="s3-part")
         self._slots = Semaphore(_UPLOADS)
@@ -134,7 +138,8 @@ class S3Store(Store):
     def locate(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._key(key)}"
 
-    def _new_client(self) -> Any:
+    def _connect(self) -> tuple[Any, Wire]:
+        """A client and what goes around it. Makes no request."""
         address = self._address
         config = Config(
             connect_timeout=_CONNECT_SECONDS,
@@ -152,10 +157,15 @@ class S3Store(Store):
         )
         region = address.region or ("us-east-1" if address.endpoint_url else None)
         try:
-            session = boto3.session.Session()
-            return session.client("s3", endpoint_url=address.endpoint_url, region_name=region, config=config)
-        except (*FOREIGN, ValueError) as exc:
-            raise StoreError(f"store {self.url}: {exc}") from exc
+            session = botocore.session.get_session()
+            client = boto3.Session(botocore_session=session).client(
+                "s3", endpoint_url=address.endpoint_url, region_name=region, config=config
+            )
+            return client, Wire(session, client, self._bucket)
+        except FOREIGN as exc:
+            raise explain(exc, self._bucket, address.prefix, address.endpoint_url or "") from exc
+        except ValueError as exc:
+            raise UsageError(f"store {self.url}: {exc}") from exc
 
     def _key(self, key: str) -> str:
         check_key(key)
@@ -189,20 +199,16 @@ class S3Store(Store):
         else:
             self._put_and_look(key, data)
 
-    def _put(self, key: str, data: bytes, **options: Any) -> None:
-        md5 = _md5(data)
-        self._persist(
-            lambda: self._client.put_object(
-                Bucket=self._bucket, Key=self._key(key), Body=data, ContentMD5=md5, **options
-            ),
-            self._key(key),
-        )
+    def _put(self, key: str, data: bytes, headers: dict[str, str] | None = None) -> None:
+        name = self._key(key)
+        headers = {"Content-MD5": _md5(data), **(headers or {})}
+        self._persist(lambda: self._wire.put(name, data, headers), name)
 
     def _put_if_absent(self, key: str, data: bytes) -> None:
         """A write whose answer was lost is tried again, and then finds itself: the metadata tells."""
         writer = uuid.uuid4().hex
         try:
-            self._put(key, data, IfNoneMatch="*", Metadata={_WRITER: writer})
+            self._put(key, data, {**_IF_ABSENT, _WRITER_HEADER: writer})
         except AlreadyExists:
             if self._writer_of(key) != writer:
                 raise
@@ -212,7 +218,7 @@ class S3Store(Store):
         writer = uuid.uuid4().hex
         if self.exists(key):
             raise AlreadyExists(f"{self.locate(key)} exists already")
-        self._put(key, data, Metadata={_WRITER: writer})
+        self._put(key, data, {_WRITER_HEADER: writer})
         time.sleep(random.uniform(0.2, 0.4))  # noqa: S311 (not a secret)
         if self._writer_of(key) != writer:
             raise AlreadyExists(f"{self.locate(key)} exists already")
@@ -226,8 +232,8 @@ class S3Store(Store):
         """Whether the server refuses a second conditional write. Some ignore the condition: it has to be tried."""
         key = f"{_PROBE}/{uuid.uuid4().hex}"
         try:
-            self._put(key, b"", IfNoneMatch="*")
-            self._put(key, b"", IfNoneMatch="*")
+            self._put(key, b"", _IF_ABSENT)
+            self._put(key, b"", _IF_ABSENT)
         except AlreadyExists:
             return True
         except StoreError as exc:
@@ -290,11 +296,9 @@ class S3Store(Store):
         return digest.hexdigest()
 
     def _send_part(self, target: dict[str, str], number: int, data: bytes) -> str:
-        md5 = _md5(data)
-        answer = self._persist(
-            lambda: self._client.upload_part(**target, PartNumber=number, Body=data, ContentMD5=md5), target["Key"]
-        )
-        return str(answer["ETag"])
+        headers = {"Content-MD5": _md5(data)}
+        query = {"partNumber": str(number), "uploadId": target["UploadId"]}
+        return self._persist(lambda: self._wire.put(target["Key"], data, headers, query), target["Key"])
 
     def _complete(self, key: str, target: dict[str, str], parts: list[dict[str, Any]], writer: str) -> None:
         try:
@@ -312,17 +316,13 @@ class S3Store(Store):
     # Reading.
 
     def get(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
+        name = self._key(key)
         if stop is not None and stop <= start:
             return b""
-        ranged = {} if (start, stop) == (0, None) else {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"}
-
-        def read() -> bytes:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(key), **ranged)
-            data: bytes = answer["Body"].read()
-            return data if not ranged or "ContentRange" in answer else data[start:stop]
-
+        headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if (start, stop) != (0, None) else {}
         try:
-            return self._persist(read, self._key(key))
+            data, is_range = self._persist(lambda: self._wire.get(name, headers), name)
+            return data if is_range else data[start:stop]
         except StoreError as exc:
             if "InvalidRange" in str(exc.__cause__):
                 return b""
