@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 from cefr_batch import layout
-from cefr_batch.errors import CefrBatchError, NotFound, StoreError
+from cefr_batch.errors import CefrBatchError, NotFound, StoreError, Unavailable
 from cefr_batch.launch import get_launcher
 from cefr_batch.launch.base import Job, JobOrder, Observation, State
 from cefr_batch.launch.submission import Submission, parse_time, read_submission
 from cefr_batch.store.base import Store
 
 HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
+_READERS = 16  # runs are read at the same time: a store may be far away
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,24 @@ class Facts:
 
 def run_states(store: Store, runs: Iterable[str]) -> list[RunState]:
     """The state of each of these runs, in their order. A run that cannot be read is UNKNOWN and says why."""
-    runs = list(runs)
-    # The jobs first, then the rest: a job that is gone has written everything by then, so its end is never missed.
-    observations = _observe(_open_submissions(store, runs))
-    states = []
-    for facts in (_read(store, run) for run in runs):
-        observation = observations.get(facts.submission.job) if facts.submission else None
-        states.append(_joined(store, facts, *judge(facts, observation)))
-    return states
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(partial(_read, store), runs))
+        observations = _observe([facts.submission for facts in found if facts.submission and not facts.complete])
+
+        def settled(facts: Facts) -> RunState:
+            if _may_have_ended(facts, observations):  # read before its end was seen: its last words may have come since
+                facts = _read(store, facts.run)
+            observation = observations.get(facts.submission.job) if facts.submission else None
+            return _joined(store, facts, *judge(facts, observation))
+
+        return list(pool.map(settled, found))
+
+
+def _may_have_ended(facts: Facts, observations: Mapping[Job, Observation]) -> bool:
+    if facts.complete or facts.submission is None or facts.status.get("state") in (State.PREEMPTED, State.FAILED):
+        return False
+    observation = observations.get(facts.submission.job)
+    return observation is None or observation.state not in (State.PENDING, State.RUNNING)
 
 
 def judge(facts: Facts, observation: Observation | None) -> tuple[State, str]:
@@ -128,8 +141,9 @@ def _unseen(facts: Facts, why: str) -> tuple[State, str]:
 
 def _read(store: Store, run: str) -> Facts:
     try:
-        if store.exists(layout.run_key(run, layout.MANIFEST)):
-            return _read_complete(store, run)
+        complete_at = _complete_at(store, run)
+        if complete_at is not None:
+            return _read_complete(store, run, complete_at)
         submission = read_submission(store, run)
         status = _read_status(store, run)
         if submission and status and parse_time(status["updated_at"]) < parse_time(submission.submitted_at):
@@ -141,15 +155,29 @@ def _read(store: Store, run: str) -> Facts:
         return Facts(run, damage=str(exc))
 
 
-def _read_complete(store: Store, run: str) -> Facts:
+def _complete_at(store: Store, run: str) -> str | None:
+    """None if the run is not complete; empty if it is, and does not say since when."""
+    try:
+        manifest = store.get_json(layout.run_key(run, layout.MANIFEST))
+    except NotFound:
+        return None
+    except Unavailable:
+        raise
+    except StoreError:
+        return ""
+    return str(manifest.get("complete_at", "")) if isinstance(manifest, dict) else ""
+
+
+def _read_complete(store: Store, run: str, complete_at: str) -> Facts:
     """A complete run stays complete, whatever has become of its other records."""
     facts = Facts(run, complete=True)
     with suppress(StoreError):
         facts = replace(facts, submission=read_submission(store, run))
-    with suppress(StoreError):
-        facts = replace(facts, status=_read_status(store, run))
-    with suppress(StoreError, KeyError, TypeError):
-        facts = replace(facts, status={**facts.status, **_figures(store, run)})
+    try:
+        return replace(facts, status={"updated_at": complete_at, **_figures(store, run)})
+    except (StoreError, KeyError, TypeError):
+        with suppress(StoreError):
+            facts = replace(facts, status=_read_status(store, run))
     return facts
 
 
@@ -158,7 +186,8 @@ def _figures(store: Store, run: str) -> dict[str, Any]:
     metrics = store.get_json(layout.run_key(run, layout.METRICS))
     train, best = metrics["train"], metrics["best"]
     figures = {"step": train["steps"], "steps": train["steps"], "epoch": train["epochs"], "loss": train["final_loss"]}
-    return {"stage": "publish", **figures, "eval_loss": best["eval_loss"]}
+    figures |= {"stage": "publish", "eval_loss": best["eval_loss"], "attempt": metrics.get("attempts")}
+    return figures
 
 
 def _read_status(store: Store, run: str) -> Mapping[str, Any]:
@@ -171,16 +200,6 @@ def _read_status(store: Store, run: str) -> Mapping[str, Any]:
     except (TypeError, KeyError, ValueError) as exc:
         raise StoreError(f"{store.url}/{key} is not a job's status; was it edited?") from exc
     return status
-
-
-def _open_submissions(store: Store, runs: Sequence[str]) -> list[Submission]:
-    """Those of the runs that are not complete; the ones that cannot be read are left to ``_read``."""
-    found = []
-    for run in runs:
-        with suppress(StoreError):
-            if not store.exists(layout.run_key(run, layout.MANIFEST)):
-                found.append(read_submission(store, run))
-    return [submission for submission in found if submission]
 
 
 def _observe(submissions: Sequence[Submission]) -> dict[Job, Observation]:
