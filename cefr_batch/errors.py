@@ -10,6 +10,7 @@
     ├── StoreError            exit 1   the store failed
     │   ├── NotFound                   no such object or run
     │   ├── AlreadyExists              a conditional write lost the race
+    │   ├── Damaged                    an object is not what was written
     │   ├── Unavailable                the store cannot be reached or is overloaded; later it may work
     │   └── LeaseLost                  a newer attempt of the run has taken over
     ├── LaunchError           exit 1   the place where jobs run failed
@@ -99,6 +100,10 @@ class NotFound(StoreError):
 
 
 class AlreadyExists(StoreError):
+    pass
+
+
+class Damaged(StoreError):
     pass
 
 

@@ -21,6 +21,7 @@ SUBMISSION = "submission.json"
 STATUS = "status.json"
 METRICS = "metrics.json"
 MANIFEST = "manifest.json"
+ATTEMPTS = "attempts"
 LOGS = "logs"
 STAGES = "stages"
 CHECKPOINTS = "checkpoints"
@@ -69,6 +70,11 @@ def dataset_key(sha256: str, name: str) -> str:
     return f"{DATASETS}/{sha256}/{name}"
 
 
+def attempt_name(attempt: int) -> str:
+    """``attempts/<n>.json``, relative to the run: whoever writes it is the run's n-th job, and none before it counts."""
+    return f"{ATTEMPTS}/{attempt}.json"
+
+
 def log_name(attempt: int) -> str:
     """``logs/attempt-<n>.log``, relative to the run."""
     return f"{LOGS}/attempt-{attempt}.log"
@@ -107,6 +113,11 @@ def default_work_root() -> Path:
 def local_queue() -> Path:
     """The folder of tickets by which this machine's jobs wait for each other (a home folder may be shared by several)."""
     return cache_root() / "queue" / platform.node()
+
+
+def tensorboard_cache(store: str) -> Path:
+    """The folder of the event files that were fetched from a store."""
+    return cache_root() / "tensorboard" / store
 
 
 def model_cache(key: str) -> Path:

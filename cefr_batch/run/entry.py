@@ -5,6 +5,7 @@ Light (no torch): the heavy stages run in child processes, see ``cefr_batch.run.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -12,16 +13,27 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 from cefr_batch import layout
 from cefr_batch.data import fetch_dataset
-from cefr_batch.errors import CefrBatchError, Interrupted, JobFailed, NotFound
+from cefr_batch.errors import (
+    AlreadyExists,
+    CefrBatchError,
+    Interrupted,
+    JobFailed,
+    LeaseLost,
+    NotFound,
+    StoreError,
+    Unavailable,
+)
 from cefr_batch.files import read_json, sha256_file, write_json
 from cefr_batch.launch.submission import now
 from cefr_batch.layout import WorkDir
@@ -33,6 +45,8 @@ from cefr_batch.spec import recorded_spec
 from cefr_batch.store.base import Store
 
 HEARTBEAT_SECONDS = 2.0
+STORE_DEADLINE_SECONDS = 1800.0  # how long a job that is done tries to store its results,
+STOPPING_SECONDS = 60.0  # and one that was asked to stop
 # Objects that change after a run is complete, so no manifest can list them.
 _MUTABLE = (layout.MANIFEST, layout.STATUS, layout.SUBMISSION)
 
@@ -55,13 +69,14 @@ class _Job:
     run_name: str
     work: WorkDir
     spec: RunSpec
-    dataset: str
+    record: Any  # spec.json
     attempt: int
     mirror: Mirror
     stage: str = "data"
     done: set[str] = field(default_factory=set)
     child: subprocess.Popen[str] | None = None
     stopping: bool = False
+    superseded: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -73,21 +88,17 @@ class _Job:
             raise NotFound(f"no run {run!r} in {store.url}") from exc
         spec = recorded_spec(record, f"{store.url}/{key}")
         work = WorkDir.of(work_root, store.url, run)
-        _make_folder(work, record)
-        logs = layout.run_key(run, layout.LOGS) + "/attempt-"
-        attempts = [int(Path(o.key).stem.rpartition("-")[2]) for o in store.objects(logs)]
+        work.root.parent.mkdir(parents=True, exist_ok=True)
         mirror = Mirror(store, run, work, spec.training.keep_checkpoints)
-        return cls(store, run, work, spec, record["dataset"], max(attempts, default=0) + 1, mirror)
+        return cls(store, run, work, spec, record, _claim_attempt(store, run), mirror)
 
     def run(self) -> None:
-        for stale in (self.work.progress, self.work.error):
-            stale.unlink(missing_ok=True)
-        with self._log(), self._signals():
+        with self._alone_here(), self._log(), self._signals():
             print(f"cefr-batch: run {self.run_name}, attempt {self.attempt}, pid {os.getpid()}", flush=True)
             try:
                 with Background(self._beat, HEARTBEAT_SECONDS):
                     self._stages()
-                self._finish()
+                self._patiently(self._finish)
             except CefrBatchError as exc:
                 self._end("PREEMPTED" if isinstance(exc, Interrupted) else "FAILED", str(exc))
                 raise
@@ -100,7 +111,7 @@ class _Job:
         self.done = self.mirror.pull_stages()
         if "train" not in self.done:
             self.mirror.pull_checkpoints()
-        fetch_dataset(self.store, self.dataset, self.work.dataset)
+        fetch_dataset(self.store, self.record["dataset"], self.work.dataset)
         if "data" not in self.done:
             run_stage(Context(self.work), "data")
             self.done.add("data")
@@ -135,14 +146,17 @@ class _Job:
             raise self._failure(code)
 
     def _environment(self) -> dict[str, str]:
-        """Per run: Unsloth compiles into this folder, and two runs in one folder break each other's imports."""
+        """What stages run with. Unsloth compiles into a folder of the run: two runs in one break each other's imports."""
         return {
             "UNSLOTH_COMPILE_LOCATION": str(self.work.tmp / "unsloth_compiled_cache"),
             "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_DISABLE": "1",  # progress bars make no sense in a log
             "PYTHONUNBUFFERED": "1",
         }
 
     def _failure(self, code: int) -> CefrBatchError:
+        if self.superseded:
+            return LeaseLost(f"stopped: a newer attempt of {self.run_name} has taken over")
         if self.stopping:
             return self._interrupted()
         if self.work.error.is_file():
@@ -173,18 +187,46 @@ class _Job:
 
     def _beat(self) -> None:
         with self.lock:
+            self._check_attempt()
             self._write_status("RUNNING", "")
             self.mirror.push()
+
+    def _check_attempt(self) -> None:
+        """A job that the scheduler gave up, and that lives all the same, must not write over its successor."""
+        if self.store.exists(self.mirror.key(layout.attempt_name(self.attempt + 1))):
+            self.superseded = True
+            self._stop_child()
+            raise LeaseLost(
+                f"attempt {self.attempt + 1} of {self.run_name} has started; this one stops and writes no more"
+            )
 
     def _end(self, state: str, message: str) -> None:
         """Store everything there is, then say how it ended. A store that fails here must not hide the first failure."""
         print(f"cefr-batch: {state}: {message}", flush=True)
+        if self.superseded:
+            return
+
+        def store_the_end() -> None:
+            self.mirror.push()
+            self._write_status(state, message)
+
         try:
-            with self.lock:
-                self.mirror.push()
-                self._write_status(state, message)
+            self._patiently(store_the_end)
         except CefrBatchError as exc:
-            print(f"cefr-batch: and not everything could be stored: {exc}; it is in {self.work.root}", flush=True)
+            print(f"cefr-batch: and not everything could be stored: {exc}", flush=True)
+
+    def _patiently(self, action: Callable[[], None]) -> None:
+        """Repeat ``action`` until the store can be reached; give up at the deadline, saying where everything is."""
+        started = time.monotonic()
+        pauses = chain((1, 2, 5, 10), repeat(20))
+        while True:
+            try:
+                return action()
+            except Unavailable as exc:
+                if time.monotonic() - started > (STOPPING_SECONDS if self.stopping else STORE_DEADLINE_SECONDS):
+                    raise StoreError(f"{exc}; what this job computed is in {self.work.root}, resume stores it") from exc
+                print(f"cefr-batch: {exc}; trying again, until then everything is in {self.work.root}", flush=True)
+                time.sleep(next(pauses))
 
     def _write_status(self, state: str, message: str) -> None:
         try:
@@ -210,6 +252,7 @@ class _Job:
     def _finish(self) -> None:
         """What is left to store, metrics.json, and manifest.json last: nothing is written after it."""
         self._check_stopping()
+        self._check_attempt()
         self.mirror.push()
         self.store.put_json(self.mirror.key(layout.METRICS), self._metrics())
         self._write_status("RUNNING", "")
@@ -271,6 +314,14 @@ class _Job:
     # Signals and the log.
 
     @contextmanager
+    def _alone_here(self) -> Iterator[None]:
+        """Wait until an older attempt on this machine has noticed that it is superseded, and left the folder."""
+        with (self.work.root.parent / f"{self.run_name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _make_folder(self.work, self.record)
+            yield
+
+    @contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGTERM, SIGUSR2 and Ctrl-C all mean: finish the step, store a checkpoint, stop."""
         numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
@@ -283,6 +334,9 @@ class _Job:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True
+        self._stop_child()
+
+    def _stop_child(self) -> None:
         if self.child is not None:
             self.child.terminate()
 
@@ -299,6 +353,17 @@ class _Job:
                 sys.stdout = before
 
 
+def _claim_attempt(store: Store, run: str) -> int:
+    """Become the run's newest attempt: the one whose record was written first under the next number."""
+    prefix = layout.run_key(run, layout.ATTEMPTS) + "/"
+    while True:
+        number = 1 + max((int(Path(o.key).stem) for o in store.objects(prefix)), default=0)
+        record = {"attempt": number, "host": socket.gethostname(), "pid": os.getpid(), "started_at": now()}
+        with suppress(AlreadyExists):
+            store.put_json(layout.run_key(run, layout.attempt_name(number)), record, if_absent=True)
+            return number
+
+
 def _make_folder(work: WorkDir, record: Any) -> None:
     """The run's folder; what another run of this name left there (deleted from the store since) is not this one's."""
     local = work.path(layout.SPEC)
@@ -307,6 +372,8 @@ def _make_folder(work: WorkDir, record: Any) -> None:
     for folder in (work.root, work.tmp, work.path(layout.LOGS)):
         folder.mkdir(parents=True, exist_ok=True)
     write_json(local, record)
+    for stale in (work.progress, work.error):
+        stale.unlink(missing_ok=True)
 
 
 class _Tee:

@@ -13,7 +13,7 @@ from shutil import rmtree
 from typing import Any
 
 from cefr_batch import layout
-from cefr_batch.errors import StoreError
+from cefr_batch.errors import Damaged
 from cefr_batch.files import read_json, sha256_file
 from cefr_batch.layout import WorkDir
 from cefr_batch.store.base import Store
@@ -38,6 +38,7 @@ class Mirror:
 
     def push(self) -> None:
         """Send what is new: logs and TensorBoard, complete checkpoints, finished stages."""
+        self._drop_superseded()
         self.push_growing()
         self._push_checkpoints()
         self._push_stages()
@@ -65,6 +66,14 @@ class Mirror:
             self._stored.add(name)
             self._prune_checkpoints(manifest)
 
+    def _drop_superseded(self) -> None:
+        """While the store cannot be reached checkpoints pile up here: only those that would be kept there wait for it."""
+        steps = self.work.checkpoints()
+        if len(steps) > self.keep_checkpoints:
+            newest = read_json(self.work.path(layout.checkpoint_name(steps[-1])) / layout.CHECKPOINT_MANIFEST)
+            for step in set(steps[: -self.keep_checkpoints]) - {newest["best_step"]}:
+                rmtree(self.work.path(layout.checkpoint_name(step)), ignore_errors=True)
+
     def _prune_checkpoints(self, newest: dict[str, Any]) -> None:
         """Keep the newest ``keep_checkpoints`` and the best. The marker goes first: half-deleted is not complete."""
         keep = {layout.checkpoint_name(s) for s in self.stored_checkpoints()[-self.keep_checkpoints :]}
@@ -75,9 +84,6 @@ class Mirror:
             name = f"{layout.CHECKPOINTS}/{key.removeprefix(prefix).partition('/')[0]}"
             if name not in keep:
                 self.store.delete(key)
-        for name in map(layout.checkpoint_name, self.work.checkpoints()):
-            if name in self._stored and name not in keep:
-                rmtree(self.work.path(name), ignore_errors=True)
 
     def _push_stages(self) -> None:
         for record in sorted(self.work.path(layout.STAGES).glob("*.json"), key=lambda f: f.stat().st_mtime_ns):
@@ -117,14 +123,23 @@ class Mirror:
         return finished
 
     def pull_checkpoints(self) -> None:
-        """Bring the newest complete checkpoint and its best one to this folder, unless newer ones are here already."""
+        """Bring the newest complete checkpoint and its best one to this folder, unless newer ones are here already.
+
+        One that is damaged (two jobs of a run may have written it at once) is passed over for the one before it.
+        """
         stored = self.stored_checkpoints()
         self._stored |= {layout.checkpoint_name(step) for step in stored}
-        if not stored or max(self.work.checkpoints(), default=0) >= stored[-1]:
-            return
-        best = self._pull_checkpoint(stored[-1])["best_step"]
-        if best in stored:
-            self._pull_checkpoint(best)
+        for step in reversed(stored):
+            if max(self.work.checkpoints(), default=0) >= step:
+                return
+            try:
+                best = self._pull_checkpoint(step)["best_step"]
+                if best in stored and best != step:
+                    self._pull_checkpoint(best)
+                return
+            except Damaged as exc:
+                print(f"the checkpoint of step {step} is passed over: {exc}", flush=True)
+                rmtree(self.work.path(layout.checkpoint_name(step)), ignore_errors=True)
 
     def _pull_checkpoint(self, step: int) -> dict[str, Any]:
         name = layout.checkpoint_name(step)
@@ -141,7 +156,7 @@ class Mirror:
             return
         self.store.get_file(self.key(name), path)
         if sha256_file(path) != sha256:
-            raise StoreError(f"{self.store.url}/{self.key(name)} is damaged: its SHA-256 is not the recorded one")
+            raise Damaged(f"{self.store.url}/{self.key(name)} is damaged: its SHA-256 is not the recorded one")
 
     def _files(self, folder: str) -> Iterator[str]:
         root = self.work.path(folder)

@@ -134,6 +134,30 @@ def test_asked_to_stop_it_stores_a_checkpoint_and_says_how_to_go_on(
     assert json.loads((checkpoint / layout.CHECKPOINT_MANIFEST).read_text())["step"] == step
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_of_two_jobs_of_a_run_the_older_stops_and_the_newer_completes_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_machine: bool
+) -> None:
+    """As when a scheduler restarts a job on another node while the first one still lives."""
+    store = LocalStore(tmp_path / "store")
+    run = claimed_run(store, tiny_model, "training.max_steps=60", "training.eval_steps=20")
+    older = run_job(store, run)
+    wait_for(older, lambda: status(store, run).get("stage") == "train")
+    if not same_machine:
+        monkeypatch.setenv("CEFR_BATCH_WORK", str(tmp_path / "other-machine"))
+    newer = run_job(store, run)
+    told, _ = older.communicate()
+    assert older.returncode == 1, told
+    assert "attempt 2" in told
+    output, _ = newer.communicate()
+    assert newer.returncode == 0, output
+    assert status(store, run)["attempt"] == 2
+    folder = tmp_path / "store" / "runs" / run
+    for item in stored(store, run, layout.MANIFEST)["objects"]:
+        assert item["sha256"] == hashlib.sha256((folder / item["key"]).read_bytes()).hexdigest(), item["key"]
+
+
 def test_data_that_would_be_cut_stops_the_job_before_any_model_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     run = claimed_run(store, tiny_model, "training.max_length=16")
