@@ -34,11 +34,11 @@ from cefr_batch.errors import (
     StoreError,
     Unavailable,
 )
-from cefr_batch.files import read_json, sha256_file, write_json
+from cefr_batch.files import read_json, write_json
 from cefr_batch.launch.submission import now
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
-from cefr_batch.numbers import reduction_percent
+from cefr_batch.run.publish import manifest, metrics
 from cefr_batch.run.stages import CHILD_GROUPS, STAGES, Context, run_stage
 from cefr_batch.run.sync import Background, Mirror
 from cefr_batch.spec import recorded_spec
@@ -47,8 +47,6 @@ from cefr_batch.store.base import Store
 HEARTBEAT_SECONDS = 2.0
 STORE_DEADLINE_SECONDS = 1800.0  # how long a job that is done tries to store its results,
 STOPPING_SECONDS = 60.0  # and one that was asked to stop
-# Objects that change after a run is complete, so no manifest can list them.
-_MUTABLE = (layout.MANIFEST, layout.STATUS, layout.SUBMISSION)
 
 
 def run_job(store: Store, run: str, work_root: Path) -> None:
@@ -254,62 +252,11 @@ class _Job:
         self._check_stopping()
         self._check_attempt()
         self.mirror.push()
-        self.store.put_json(self.mirror.key(layout.METRICS), self._metrics())
+        self.store.put_json(self.mirror.key(layout.METRICS), metrics(self.work, self.run_name, self.spec, self.attempt))
         self._write_status("RUNNING", "")
         self.mirror.push_growing()
-        self.store.put_json(self.mirror.key(layout.MANIFEST), self._manifest())
+        self.store.put_json(self.mirror.key(layout.MANIFEST), manifest(self.mirror))
         shutil.rmtree(self.work.root, ignore_errors=True)
-
-    def _metrics(self) -> dict[str, Any]:
-        metrics: dict[str, Any] = {
-            "run": self.run_name,
-            "level": self.spec.level.value,
-            "backend": self.spec.backend,
-            "model": self.spec.model.name,
-            "attempts": self.attempt,
-            "stage_seconds": {},
-        }
-        for stage in STAGES[:-1]:
-            record = read_json(self.work.path(layout.stage_name(stage)))
-            metrics["stage_seconds"][stage] = record["seconds"]
-            metrics |= record["result"]
-        metrics["reduction"] = {
-            kind: {
-                f"{what}_percent": reduction_percent(metrics["baseline"][kind][what], metrics["tuned"][kind][what])
-                for what in ("loss", "perplexity")
-            }
-            for kind in ("full", "response", "seed_protocol")
-        }
-        return metrics
-
-    def _manifest(self) -> dict[str, Any]:
-        """Every object of the run with its size and SHA-256; hashes known from the stages and checkpoints are reused."""
-        known = self._known_hashes()
-        prefix = layout.run_key(self.run_name) + "/"
-        objects = []
-        for stored in self.store.objects(prefix):
-            name = stored.key.removeprefix(prefix)
-            if name in _MUTABLE:
-                continue
-            sha256 = known.get(name) or self._hash_stored(stored.key)
-            objects.append({"key": name, "size": stored.size, "sha256": sha256})
-        return {"run": self.run_name, "complete_at": now(), "objects": objects}
-
-    def _known_hashes(self) -> dict[str, str]:
-        known: dict[str, str] = {}
-        for stage in self.mirror.stored_stages():
-            for item in self.store.get_json(self.mirror.key(layout.stage_name(stage)))["objects"]:
-                known[item["key"]] = item["sha256"]
-        for step in self.mirror.stored_checkpoints():
-            name = layout.checkpoint_name(step)
-            for item in self.store.get_json(self.mirror.key(f"{name}/{layout.CHECKPOINT_MANIFEST}"))["files"]:
-                known[f"{name}/{item['name']}"] = item["sha256"]
-        return known
-
-    def _hash_stored(self, key: str) -> str:
-        copy = self.work.tmp / "hash"
-        self.store.get_file(key, copy)
-        return sha256_file(copy)
 
     # Signals and the log.
 
