@@ -90,5 +90,5 @@ def fetch_dataset(store: Store, sha256: str, folder: Path) -> Dataset:
         sides = [(folder / name).read_bytes() for name in (layout.TRAIN_FILE, layout.EVAL_FILE)]
         if sha256_of("".join(f"{sha256_of(side)}\n" for side in sides).encode()) == sha256:
             return read_dataset(folder)
-    place = f"{store.url}/{layout.DATASETS}/{sha256}"
+    place = store.locate(f"{layout.DATASETS}/{sha256}")
     raise DataError([Problem(place, "is damaged: its files do not have this SHA-256; delete it and submit again")])

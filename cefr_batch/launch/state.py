@@ -198,7 +198,7 @@ def _read_status(store: Store, run: str) -> Mapping[str, Any]:
     except NotFound:
         return {}
     except (TypeError, KeyError, ValueError) as exc:
-        raise StoreError(f"{store.url}/{key} is not a job's status; was it edited?") from exc
+        raise StoreError(f"{store.locate(key)} is not a job's status; was it edited?") from exc
     return status
 
 

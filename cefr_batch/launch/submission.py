@@ -109,7 +109,7 @@ def read_submission(store: Store, run: str) -> Submission | None:
         texts = {name: str(record[name]) for name in ("cluster", "handle", "submitted_at", "submitted_by")}
         return Submission(run=run, cancelled_at=record.get("cancelled_at"), **texts)
     except (TypeError, KeyError, ValueError) as exc:
-        raise StoreError(f"{store.url}/{key} is not the record of a submission; was it edited?") from exc
+        raise StoreError(f"{store.locate(key)} is not the record of a submission; was it edited?") from exc
 
 
 def _write(store: Store, submission: Submission) -> None:

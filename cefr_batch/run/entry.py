@@ -84,7 +84,7 @@ class _Job:
             record = store.get_json(key)
         except NotFound as exc:
             raise NotFound(f"no run {run!r} in {store.url}") from exc
-        spec = recorded_spec(record, f"{store.url}/{key}")
+        spec = recorded_spec(record, store.locate(key))
         work = WorkDir.of(work_root, store.url, run)
         work.root.parent.mkdir(parents=True, exist_ok=True)
         mirror = Mirror(store, run, work, spec.training.keep_checkpoints)

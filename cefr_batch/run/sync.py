@@ -156,7 +156,7 @@ class Mirror:
             return
         self.store.get_file(self.key(name), path)
         if sha256_file(path) != sha256:
-            raise Damaged(f"{self.store.url}/{self.key(name)} is damaged: its SHA-256 is not the recorded one")
+            raise Damaged(f"{self.store.locate(self.key(name))} is damaged: its SHA-256 is not the recorded one")
 
     def _files(self, folder: str) -> Iterator[str]:
         root = self.work.path(folder)
