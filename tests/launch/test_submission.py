@@ -78,7 +78,8 @@ def test_start_records_the_handle_of_the_process_that_it_started(store: LocalSto
     assert read_submission(store, run) == submission
     assert submission.cluster == "local"
     assert submission.cancelled_at is None
-    until(lambda: started(folder) == [run])
+    until(lambda: store.exists(layout.run_key(run, layout.STATUS)))
+    assert started(folder) == [run]
     assert store.get_json(layout.run_key(run, layout.STATUS))["pid"] == int(submission.handle.rpartition("/")[2])
 
 
