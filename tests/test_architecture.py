@@ -203,6 +203,10 @@ COMMANDS = [
     "cancel tiny-b1-peft-v1",
     "resume --help",
     "report --help",
+    "pull --help",
+    "verify --help",
+    "tensorboard --help",
+    "prune --checkpoints --dry-run",
     "run-job --help",
     "data --help",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -96,7 +97,7 @@ def command_line(*words: str) -> str:
     """``cefr-batch WORDS`` as the user can paste it, with the ``--store`` that this command was given."""
     context = click.get_current_context()
     given = context.get_parameter_source("store") is ParameterSource.COMMANDLINE
-    return " ".join(("cefr-batch", *words, *(("--store", context.params["store"].url) if given else ())))
+    return shlex.join(("cefr-batch", *words, *(("--store", context.params["store"].url) if given else ())))
 
 
 def all_runs(store: Store) -> list[str]:
@@ -109,10 +110,24 @@ def chosen_runs(store: Store, runs: Iterable[str], levels: Iterable[str]) -> lis
     ``UsageError``, which lists the runs, where none is chosen."""
     known = all_runs(store)
     chosen = [_known(store, run, known) for run in runs]
-    chosen += [_newest(store, level, known) for level in levels]
+    chosen += [_newest_first(store, level, known)[0] for level in levels]
     if not chosen:
         raise UsageError(f"name a run, or a level with --level. {_listing(store, known)}")
     return list(dict.fromkeys(chosen))
+
+
+def chosen_complete_runs(store: Store, runs: Iterable[str], levels: Iterable[str]) -> list[str]:
+    """As ``chosen_runs``, but of each level the newest run that is complete. Runs named need not be complete."""
+    known = all_runs(store)
+    chosen = [*runs, *(_newest_complete(store, level, known) for level in levels)]
+    return chosen_runs(store, chosen, ())
+
+
+def _newest_complete(store: Store, level: str, known: Sequence[str]) -> str:
+    for run in _newest_first(store, level, known):
+        if store.exists(layout.run_key(run, layout.MANIFEST)):
+            return run
+    raise NotFound(f"no complete run of level {level} in {store.url}. {_listing(store, known)}")
 
 
 def _known(store: Store, run: str, known: Sequence[str]) -> str:
@@ -139,11 +154,12 @@ def _listing(store: Store, known: Sequence[str]) -> str:
     return f"The runs in {store.url}: {shown}"
 
 
-def _newest(store: Store, level: str, known: Sequence[str]) -> str:
+def _newest_first(store: Store, level: str, known: Sequence[str]) -> list[str]:
+    """The level's runs. Raises ``NotFound`` if there is none."""
     of_level = [run for run in known if layout.run_level(run) == level]
     if not of_level:
         raise NotFound(f"no run of level {level} in {store.url}. {_listing(store, known)}")
-    return max(of_level, key=lambda run: (_claimed_at(store, run), layout.run_version(run)))
+    return sorted(of_level, key=lambda run: (_claimed_at(store, run), layout.run_version(run)), reverse=True)
 
 
 def _claimed_at(store: Store, run: str) -> str:

@@ -13,7 +13,7 @@ from errno import ENOSPC
 from pathlib import Path
 from typing import BinaryIO
 
-from cefr_batch.errors import StoreError, Unavailable
+from cefr_batch.errors import Damaged, StoreError, Unavailable
 from cefr_batch.files import sha256_file
 from cefr_batch.store.base import Store
 
@@ -68,7 +68,7 @@ def download(
         if not items:
             return
         on_bytes(-sum(item.size for item in items))
-    raise StoreError("\n".join(f"{store.locate(item.key)} is damaged: {_DAMAGED}" for item in items[:20]))
+    raise Damaged("\n".join(f"{store.locate(item.key)} is damaged: {_DAMAGED}" for item in items[:20]))
 
 
 def verify(store: Store, items: Sequence[Item], on_bytes: Callable[[int], None] = lambda _: None) -> dict[str, str]:
@@ -184,7 +184,7 @@ def _read(store: Store, span: Span) -> bytes:
         return b""
     data = store.get(span.item.key, start=span.start, stop=span.stop or None)
     if len(data) != span.size:
-        raise StoreError(f"{store.locate(span.item.key)} does not have the recorded size of {span.item.size} bytes")
+        raise Damaged(f"{store.locate(span.item.key)} does not have the recorded size of {span.item.size} bytes")
     return data
 
 

@@ -1,0 +1,129 @@
+"""prune: what each rule removes, and what none does."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from stored_runs import OBJECTS, add_complete, add_ended, add_submission, days_ago
+
+from cefr_batch import layout
+from cefr_batch.cli.options import all_runs
+from cefr_batch.launch.state import run_states
+from cefr_batch.store.local import LocalStore
+
+Command = Callable[..., Any]
+
+
+def everything(store: LocalStore) -> dict[str, bytes]:
+    return {stored.key: store.get(stored.key) for stored in store.objects("")}
+
+
+@pytest.fixture
+def filled(store: LocalStore) -> LocalStore:
+    for number in (1, 2, 3):
+        add_complete(store, f"tiny-b1-peft-v{number}", submitted_at=days_ago(10 - number))
+    add_complete(store, "tiny-a1-peft-v1", submitted_at=days_ago(40))
+    for number, (state, days) in enumerate([("FAILED", 40), ("FAILED", 2), ("CANCELLED", 40), ("PREEMPTED", 40)]):
+        add_ended(store, f"tiny-c1-peft-v{number + 1}", state, days_ago(days))
+    assert [state.state.value for state in run_states(store, all_runs(store))] == [
+        *["SUCCEEDED"] * 4, "FAILED", "FAILED", "CANCELLED", "PREEMPTED",
+    ]  # fmt: skip
+    return store
+
+
+@pytest.mark.parametrize(
+    ("rules", "removed"),
+    [
+        (["--keep", "1"], ["tiny-b1-peft-v1", "tiny-b1-peft-v2"]),
+        (["--keep", "2"], ["tiny-b1-peft-v1"]),
+        (["--keep", "9"], []),
+        (["--failed", "30"], ["tiny-c1-peft-v1", "tiny-c1-peft-v3"]),
+        (["--failed", "0"], ["tiny-c1-peft-v1", "tiny-c1-peft-v2", "tiny-c1-peft-v3"]),
+        (["--failed", "30", "--keep", "2"], ["tiny-b1-peft-v1", "tiny-c1-peft-v1", "tiny-c1-peft-v3"]),
+    ],
+)
+def test_a_rule_removes_its_runs_whole_and_nothing_else(
+    rules: list[str], removed: list[str], cefr_batch: Command, filled: LocalStore
+) -> None:
+    before, runs = everything(filled), all_runs(filled)
+    dry = cefr_batch("prune", *rules, "--dry-run")
+    assert dry.code == 0
+    assert everything(filled) == before
+    assert [run for run in runs if run in dry.out] == removed
+    result = cefr_batch("prune", *rules, "--yes")
+    assert (result.code, result.err) == (0, "")
+    assert all_runs(filled) == [run for run in runs if run not in removed]
+    kept = {key: data for key, data in before.items() if key.split("/")[1] not in removed}
+    assert everything(filled) == kept
+    assert "Nothing to remove" in cefr_batch("prune", *rules, "--yes").out
+
+
+def test_checkpoints_go_from_complete_runs_alone_and_from_their_manifests(
+    cefr_batch: Command, filled: LocalStore
+) -> None:
+    before = everything(filled)
+    result = cefr_batch("prune", "--checkpoints", "--yes")
+    assert result.code == 0
+    gone = before.keys() - everything(filled).keys()
+    checkpoints = [name for name in OBJECTS if name.startswith("checkpoints/")]
+    complete = [run for run in all_runs(filled) if "-c1-" not in run]
+    assert gone == {layout.run_key(run, name) for run in complete for name in checkpoints}
+    for run in complete:
+        assert cefr_batch("verify", run).code == 0
+        assert cefr_batch("report", run).code in (0, 1)
+
+
+def test_without_a_rule_or_without_a_terminal_nothing_happens(cefr_batch: Command, filled: LocalStore) -> None:
+    before = everything(filled)
+    result = cefr_batch("prune")
+    assert result.code == 2
+    assert "--checkpoints, --failed DAYS or --keep N" in result.err
+    result = cefr_batch("prune", "--keep", "1")
+    assert result.code == 2
+    assert "--yes" in result.err
+    assert everything(filled) == before
+
+
+@pytest.mark.parametrize(("answer", "removed"), [("n\n", False), ("y\n", True)])
+def test_on_a_terminal_it_asks(
+    answer: str, removed: bool, cefr_batch: Command, filled: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(filled)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("click.confirm", lambda _: answer.startswith("y"))
+    result = cefr_batch("prune", "--keep", "1")
+    assert result.code == 0
+    assert (everything(filled) != before) == removed
+    assert ("Nothing was removed" in result.out) == (not removed)
+
+
+def test_a_run_that_somebody_resumed_meanwhile_is_left_alone(
+    cefr_batch: Command, filled: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = "tiny-c1-peft-v1"
+
+    def resumed(_: str) -> bool:
+        record = filled.get_json(layout.run_key(run, layout.SUBMISSION))
+        handle = f"local://{socket.gethostname()}/{os.getpid()}"
+        monkeypatch.setattr("cefr_batch.launch.local._process", lambda pid, _run: pid == os.getpid())
+        filled.put_json(layout.run_key(run, layout.SUBMISSION), {**record, "handle": handle})
+        return True
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("click.confirm", resumed)
+    result = cefr_batch("prune", "--failed", "30")
+    assert f"{run}: left alone, it is RUNNING now" in result.out
+    assert run in all_runs(filled)
+    assert "tiny-c1-peft-v3" not in all_runs(filled)
+
+
+def test_a_run_without_a_record_of_its_age_is_not_old(cefr_batch: Command, store: LocalStore) -> None:
+    store.put_json("runs/tiny-a1-peft-v1/spec.json", {"run": "tiny-a1-peft-v1"})
+    add_submission(store, "tiny-a1-peft-v2", days_ago(1))
+    before = everything(store)
+    assert "Nothing to remove" in cefr_batch("prune", "--failed", "30", "--keep", "1", "--yes").out
+    assert everything(store) == before
