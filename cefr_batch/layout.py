@@ -115,11 +115,6 @@ def local_queue() -> Path:
     return cache_root() / "queue" / platform.node()
 
 
-def tensorboard_cache(store: str) -> Path:
-    """The folder of the event files that were fetched from a store."""
-    return cache_root() / "tensorboard" / store
-
-
 def model_cache(key: str) -> Path:
     """The folder of a converted model."""
     return cache_root() / "models" / key
