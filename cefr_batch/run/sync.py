@@ -6,7 +6,7 @@ Order is the contract: a folder's files first, then the record that says they ar
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
@@ -17,6 +17,7 @@ from cefr_batch.errors import Damaged
 from cefr_batch.files import read_json, sha256_file
 from cefr_batch.layout import WorkDir
 from cefr_batch.store.base import Store
+from cefr_batch.store.transfer import upload
 
 # What each stage leaves besides its record.
 ARTIFACTS = {"train": layout.ADAPTER, "merge": layout.MERGED, "plots": layout.PLOTS}
@@ -58,9 +59,7 @@ class Mirror:
             if name in self._stored:
                 continue
             manifest = read_json(self.work.path(name) / layout.CHECKPOINT_MANIFEST)
-            for file in manifest["files"]:
-                part = f"{name}/{file['name']}"
-                self.store.put_file(self.key(part), self.work.path(part))
+            self._send([f"{name}/{file['name']}" for file in manifest["files"]])
             marker = f"{name}/{layout.CHECKPOINT_MANIFEST}"
             self.store.put_file(self.key(marker), self.work.path(marker))
             self._stored.add(name)
@@ -91,14 +90,15 @@ class Mirror:
             if stage in self._stored:
                 continue
             folder = ARTIFACTS.get(stage)
-            objects = [self._put_hashed(name) for name in self._files(folder)] if folder else []
+            objects = self._send(list(self._files(folder))) if folder else []
             self.store.put_json(self.key(layout.stage_name(stage)), {**read_json(record), "objects": objects})
             self._stored.add(stage)
 
-    def _put_hashed(self, name: str) -> dict[str, Any]:
-        path = self.work.path(name)
-        self.store.put_file(self.key(name), path)
-        return {"key": name, "size": path.stat().st_size, "sha256": sha256_file(path)}
+    def _send(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Store these files, several at a time; say what was stored."""
+        hashes = upload(self.store, {self.key(name): self.work.path(name) for name in names})
+        sizes = {name: self.work.path(name).stat().st_size for name in names}
+        return [{"key": name, "size": sizes[name], "sha256": hashes[self.key(name)]} for name in names]
 
     def stored_stages(self) -> set[str]:
         """The stages whose record is in the store: finished, with everything they left."""

@@ -148,7 +148,8 @@ TOO_LITTLE = [
         "too few words held out",
         some_pairs(60, 3),
         {"split_by": "word"},
-        "data.source starter: holding out 10% of 60 words leaves 6 different words for evaluation, but an example needs 10; lower "
+        "data.source starter: "
+        "holding out 10% of 60 words leaves 6 different words for evaluation, but an example needs 10; lower "
         "data.words_per_example (to 6), raise data.eval_fraction (to 0.17), add words and sentences or set "
         "data.split_by: example",
     ),
@@ -156,7 +157,8 @@ TOO_LITTLE = [
         "too few sentences held out",
         some_pairs(10, 3),
         {"eval_fraction": 0.2},
-        "data.source starter: holding out 20% of 30 sentences leaves 6 different words for evaluation, but an example needs 10; lower "
+        "data.source starter: "
+        "holding out 20% of 30 sentences leaves 6 different words for evaluation, but an example needs 10; lower "
         "data.words_per_example (to 6), raise data.eval_fraction (to 0.34), add words and sentences or set "
         "data.split_by: example",
     ),
@@ -170,7 +172,8 @@ TOO_LITTLE = [
         "too few combinations",
         some_pairs(2, 1),
         {"split_by": "example", "words_per_example": 2},
-        "data.source starter: 2 words with 2 sentences give only about 2 different examples of 2 words, but 2000 are asked for; lower "
+        "data.source starter: "
+        "2 words with 2 sentences give only about 2 different examples of 2 words, but 2000 are asked for; lower "
         "data.examples or add sentences",
     ),
 ]
