@@ -48,6 +48,7 @@ _READ_SECONDS = 20
 _LONGEST_PAUSE_SECONDS = 5.0
 
 _UPLOADS = 8  # parts of large files on their way at a time; with PART_BYTES this bounds memory
+_UPLOAD_TRIES = 5
 _MOST_PARTS = 10_000  # S3's limit
 _CONNECTIONS = 40
 _PROBE = ".probe"  # a folder of the store: the objects with which conditional writes are tried out
@@ -109,6 +110,11 @@ class Address:
         return ""
 
     @property
+    def style(self) -> str:
+        """Virtual on AWS, unless a dot in the bucket's name would break its certificate; path elsewhere."""
+        return self.addressing or ("path" if self.endpoint_url or "." in self.bucket else "virtual")
+
+    @property
     def url(self) -> str:
         """The address in full: it means the same on a machine with another environment."""
         options = {"endpoint_url": self.endpoint_url, "region": self.region, "addressing": self.addressing}
@@ -118,8 +124,9 @@ class Address:
 
 
 def _without_secrets(url: str) -> str:
-    scheme, found, rest = url.partition("://")
-    return f"{scheme}{found}…@{rest.rpartition('@')[2]}" if "@" in rest else url
+    """As much of an address that makes no sense as can be shown."""
+    scheme, found, rest = url.partition("?")[0].partition("://")
+    return f"{scheme}{found}{rest.rpartition('@')[2]}"
 
 
 class S3Store(Store):
@@ -151,7 +158,7 @@ class S3Store(Store):
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={
-                "addressing_style": address.addressing or ("path" if address.endpoint_url else "auto"),
+                "addressing_style": address.style,
                 "payload_signing_enabled": False,
             },
         )
@@ -253,12 +260,19 @@ class S3Store(Store):
         try:
             size = path.stat().st_size
             if size > PART_BYTES:
-                return self._put_parts(key, path, size)
+                return self._put_large(key, path, size)
             data = path.read_bytes()
         except OSError as exc:
             raise StoreError(f"cannot read {path}: {exc.strerror or exc}") from exc
         self._put(key, data)
         return hashlib.sha256(data).hexdigest()
+
+    def _put_large(self, key: str, path: Path, size: int) -> str:
+        """Some servers forget an unfinished upload when they restart, or when a part came damaged: begin again."""
+        for _ in range(_UPLOAD_TRIES):
+            with suppress(NotFound):
+                return self._put_parts(key, path, size)
+        raise Unavailable(f"{self.locate(key)}: the store at {self._endpoint} loses uploads before they are complete")
 
     def _put_parts(self, key: str, path: Path, size: int) -> str:
         """A multipart upload that is hashed on the way, and that leaves nothing behind when it fails."""
@@ -291,8 +305,8 @@ class S3Store(Store):
                 part.add_done_callback(lambda _: self._slots.release())
                 sent.append(part)
                 digest.update(data)
-                if sent[0].done() or len(sent) > _UPLOADS:
-                    sent[max(0, len(sent) - 1 - _UPLOADS)].result()  # a failure ends the upload early
+                if len(sent) > _UPLOADS:
+                    sent[-1 - _UPLOADS].result()  # a failure ends the upload early
         return digest.hexdigest()
 
     def _send_part(self, target: dict[str, str], number: int, data: bytes) -> str:

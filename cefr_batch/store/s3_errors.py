@@ -66,7 +66,7 @@ def explain(exc: Exception, bucket: str, key: str, endpoint: str) -> StoreError:
         return StoreError(f"{_EXPIRED.format(at=at)} ({exc})")
     if isinstance(exc, boto.SSLError):
         return StoreError(f"{at}: no secure connection to {endpoint}: {exc}; check endpoint_url, or set AWS_CA_BUNDLE")
-    if isinstance(exc, (boto.HTTPClientError, boto.IncompleteReadError)):
+    if isinstance(exc, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError)):
         return Unavailable(f"{at}: the store at {endpoint} cannot be reached ({_cause(exc)}); check endpoint_url")
     if "parse" in type(exc).__name__.lower():  # an answer that was cut off
         return Unavailable(f"{at}: the store at {endpoint} gave an answer that cannot be read: {exc}")
@@ -77,6 +77,8 @@ def _answered(exc: boto.ClientError, at: str, bucket: str, endpoint: str) -> Sto
     """For an error that the server itself reports."""
     status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code = str(exc.response.get("Error", {}).get("Code", ""))
+    if code in _FULL_CODES or status == 507:
+        return StoreError(f"{at}: the store at {endpoint} is full ({code}); free some space there, then repeat this")
     if code in _SENTENCES or (status in _BY_STATUS and code != "NoSuchKey"):
         sentence = _SENTENCES.get(code) or _SENTENCES[_BY_STATUS[status]]
         return StoreError(f"{sentence.format(at=at, bucket=bucket)} (endpoint {endpoint})")
@@ -84,8 +86,6 @@ def _answered(exc: boto.ClientError, at: str, bucket: str, endpoint: str) -> Sto
         return NotFound(f"{at} does not exist")
     if status == 412:
         return AlreadyExists(f"{at} exists already")
-    if code in _FULL_CODES or status == 507:
-        return StoreError(f"{at}: the store at {endpoint} is full ({code}); free some space there, then repeat this")
     if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
         return Unavailable(f"{at}: the store at {endpoint} has trouble ({status} {code}); repeat this later")
     return StoreError(f"{at}: the store at {endpoint} refused: {exc}")
