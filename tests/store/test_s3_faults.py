@@ -34,7 +34,7 @@ def written(folder: Path, sizes: dict[str, int]) -> dict[str, Path]:
     return {f"x/{name}": folder / name for name in sizes}
 
 
-@pytest.mark.parametrize("kind", ["seaweedfs", "rclone", "moto"])
+@pytest.mark.parametrize("kind", ["seaweedfs", "rclone"])
 def test_connections_cut_at_random_bytes_lose_nothing(
     kind: str, server_of: Callable[[str], Server], tmp_path: Path
 ) -> None:
