@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from clusters.s3 import KEYS, SERVERS, NotInstalled, Server
 
 from cefr_batch.store import Store, open_store
 
-KINDS = ("file", *SERVERS)
+# Real servers are installed and used by `make e2e`; a folder and moto serve everywhere.
+KINDS = ["file", *(k if k == "moto" else pytest.param(k, marks=pytest.mark.e2e) for k in SERVERS)]
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
             try:
                 running[kind] = SERVERS[kind](tmp_path_factory.mktemp(kind))
             except NotInstalled as exc:
-                pytest.skip(str(exc))
+                missing = pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip
+                missing(str(exc))
             running[kind].start()
         return running[kind]
 
