@@ -16,7 +16,7 @@ DEMO_STORE  = runs/demo
 DEMO_REPORT = report
 DEMO_LEVELS = --level A1 --level A2 --level B1
 
-.PHONY: help setup setup-unsloth demo test lint e2e locks clean
+.PHONY: help setup setup-unsloth demo test lint e2e benchmark locks clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,7 +44,7 @@ demo: setup ## train A1, A2 and B1 on the starter corpus with a small real model
 	@cat $(DEMO_REPORT)/report.md
 
 test: setup lint ## lint, types, tests (the ones marked e2e run by make e2e)
-	$(BIN)/python -m pytest -m "not e2e"
+	$(BIN)/python -m pytest -m "not e2e and not benchmark"
 
 lint: setup ## format, lint, types
 	$(BIN)/ruff format --check --quiet .
@@ -54,6 +54,10 @@ lint: setup ## format, lint, types
 e2e: setup setup-unsloth ## whole runs: real models, kill -9 and resume, both training backends, object stores
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
 	$(BIN)/python -m pytest -m e2e
+
+benchmark: setup ## transfers against s5cmd, rclone and boto3 on one SeaweedFS
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
+	$(BIN)/python -m pytest -m benchmark -s
 
 locks: setup ## renew the locked requirements in containers/ from setup.cfg
 	$(BIN)/python -m pip install --quiet uv

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from typing import Any
 from urllib.parse import quote
 
@@ -37,6 +38,8 @@ class Wire:
             proxies=get_environ_proxies(self._base),
             timeout=(config.connect_timeout, config.read_timeout),
             max_pool_connections=config.max_pool_connections,
+            # Headers and body are sent one after the other: without this the body waits 40 ms for the headers' receipt.
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
 
     def get(self, key: str, headers: dict[str, str]) -> tuple[bytes, bool]:
