@@ -21,6 +21,8 @@ def isolated(
     for name in ("CEFR_BATCH_STORE", "CEFR_BATCH_JOBS", "CEFR_BATCH_WORK", "CEFR_BATCH_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CEFR_BATCH_CACHE", str(tmp_path / "cache"))
+    if "tiny_model" in request.fixturenames:  # too small for threads: on a busy machine they only wait for each other
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if request.node.get_closest_marker("e2e"):
         models = tmp_path_factory.getbasetemp() / "converted-models"
         models.mkdir(exist_ok=True)
@@ -48,6 +50,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.train_from_iterator((pair.sentence for pair in read_pairs("starter", Level.B1)), trainer)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(folder)
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
