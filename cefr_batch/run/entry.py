@@ -94,6 +94,8 @@ class _Job:
         with self._alone_here(), self._log(), self._signals():
             print(f"cefr-batch: run {self.run_name}, attempt {self.attempt}, pid {os.getpid()}", flush=True)
             try:
+                # before anything of our own is on its way: what a killed attempt left unfinished
+                self.store.discard_unfinished(layout.run_key(self.run_name) + "/")
                 with Background(self._beat, HEARTBEAT_SECONDS):
                     self._stages()
                 self._patiently(self._finish)
@@ -122,6 +124,7 @@ class _Job:
     def _run_child(self, stages: Sequence[str]) -> None:
         self._check_stopping()
         self.stage = stages[0]
+        self.work.progress.unlink(missing_ok=True)
         arguments = [sys.executable, "-m", "cefr_batch.run.stages", str(self.work.root), str(os.getpid()), *stages]
         self.child = subprocess.Popen(
             arguments,

@@ -64,23 +64,35 @@ def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
     run = submit(tiny_model, store)
     folder = store / "runs" / run
     moments: list[str] = []
-    while len(moments) < KILLS:
-        process = job_process(folder)
-        assert process is not None, (
-            f"the job ended by itself after {len(moments)} kills ({moments}): make the run longer"
-        )
-        time.sleep(dice.uniform(0, whole / 3))  # a random moment is the point: there is no condition to wait for
-        family = [process, *process.children(recursive=True)]
-        process.send_signal(signal.SIGKILL)
-        wait_until_gone(family)
-        moments.append(where(folder))
-        cefr_batch("resume", run, store=store)
+    for _ in range(KILLS):
+        # Short of what ten of them would need to finish the run; a random moment has no condition to wait for.
+        time.sleep(dice.uniform(0, whole / 6))
+        kill_and_resume(run, store, moments)
+    wait_for_stage(folder, {"tuned", "merge"})
+    kill_and_resume(run, store, moments)
     print("killed at:", "; ".join(moments))
     last = job_process(folder)
     if last is not None:
         psutil.wait_procs([last], timeout=1200)
     same_as(undisturbed / "runs" / reference, folder)
     assert len(list((folder / "logs").iterdir())) >= KILLS / 2, "most kills should have hit a job at work"
+
+
+def kill_and_resume(run: str, store: Path, moments: list[str]) -> None:
+    folder = store / "runs" / run
+    process = job_process(folder)
+    assert process is not None, f"the job ended by itself after {moments}: make the run longer"
+    family = [process, *process.children(recursive=True)]
+    process.send_signal(signal.SIGKILL)
+    wait_until_gone(family)
+    moments.append(where(folder))
+    cefr_batch("resume", run, store=store)
+
+
+def wait_for_stage(folder: Path, stages: set[str]) -> None:
+    while where(folder).split()[0] not in stages:
+        assert job_process(folder), "the job ended by itself"
+        time.sleep(0.05)
 
 
 def where(folder: Path) -> str:
