@@ -155,7 +155,9 @@ def tools(server: Server, listing: Path, tmp_path: Path) -> dict[str, Tool]:
 
 
 @pytest.mark.parametrize("kind", ["large", "small"])
-def test_transfers_beside_other_tools(kind: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_transfers_beside_other_tools(
+    kind: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import json
 
     from cefr_batch.files import sha256_file
