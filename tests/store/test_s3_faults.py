@@ -34,6 +34,7 @@ def written(folder: Path, sizes: dict[str, int]) -> dict[str, Path]:
     return {f"x/{name}": folder / name for name in sizes}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["seaweedfs", "rclone"])
 def test_connections_cut_at_random_bytes_lose_nothing(
     kind: str, server_of: Callable[[str], Server], tmp_path: Path
@@ -52,6 +53,7 @@ def test_connections_cut_at_random_bytes_lose_nothing(
         assert (tmp_path / "down" / key).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["seaweedfs", "rclone"])  # moto does not look at Content-MD5
 def test_a_part_damaged_on_the_way_is_sent_again(kind: str, server_of: Callable[[str], Server], tmp_path: Path) -> None:
     files = written(tmp_path / "up", {"large": 2 * PART_BYTES})
@@ -63,6 +65,7 @@ def test_a_part_damaged_on_the_way_is_sent_again(kind: str, server_of: Callable[
         assert verify(store, [Item("x/large", files["x/large"].stat().st_size, sha256)]) == {}
 
 
+@pytest.mark.e2e
 def test_a_server_that_is_away_for_seconds_is_waited_for(
     server_of: Callable[[str], Server], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -110,6 +113,7 @@ def test_a_patience_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
         open_store("s3://bucket")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["rclone", "moto"])  # SeaweedFS makes the bucket
 def test_a_bucket_that_does_not_exist(kind: str, server_of: Callable[[str], Server]) -> None:
     store = open_store(url("x", server_of(kind).port, bucket="missing-bucket"))
@@ -119,6 +123,7 @@ def test_a_bucket_that_does_not_exist(kind: str, server_of: Callable[[str], Serv
             action()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("kind", ["seaweedfs", "rclone"])  # moto accepts all keys
 def test_wrong_keys(kind: str, server_of: Callable[[str], Server], monkeypatch: pytest.MonkeyPatch) -> None:
     port = server_of(kind).port
