@@ -13,12 +13,12 @@ done
 # cpu: torch is left out, since its CPU build does not come from PyPI (see the Makefile). What torch alone needs stands in
 # the lock with a marker that holds nowhere; pip skips it.
 echo "torch ; sys_platform == 'never'" >"$overrides"
-compile setup.cfg --extra train --extra s3 --universal --overrides "$overrides" --no-emit-package torch \
+compile setup.cfg --extra train --extra s3 --extra slurm --universal --overrides "$overrides" --no-emit-package torch \
     --output-file containers/requirements-cpu.txt
 compile setup.cfg --extra dev --universal --constraint containers/requirements-cpu.txt \
     --output-file containers/requirements-dev.txt
 
 # cuda: everything, torch included. unsloth_zoo asks for a newer certifi than others allow.
 echo certifi >"$overrides"
-compile setup.cfg --extra train --extra s3 --extra unsloth --python-platform x86_64-manylinux_2_28 --overrides "$overrides" \
+compile setup.cfg --extra train --extra s3 --extra slurm --extra unsloth --python-platform x86_64-manylinux_2_28 --overrides "$overrides" \
     --output-file containers/requirements-cuda.txt
