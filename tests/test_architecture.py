@@ -23,6 +23,7 @@ LINES = [
     "files",
     "levels",
     "layout",
+    "settings",
     "spec",
     "pretrained",
     "plan",
