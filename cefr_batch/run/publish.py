@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from cefr_batch import layout
-from cefr_batch.files import read_json, sha256_file
+from cefr_batch.files import read_json
 from cefr_batch.launch.submission import now
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.numbers import reduction_percent
 from cefr_batch.run.stages import STAGES
 from cefr_batch.run.sync import Mirror
+from cefr_batch.store.transfer import Item, hashes
 
 # Objects that change after a run is complete, so no manifest can list them.
 _MUTABLE = (layout.MANIFEST, layout.STATUS, layout.SUBMISSION)
@@ -43,14 +44,12 @@ def metrics(work: WorkDir, run: str, spec: RunSpec, attempts: int) -> dict[str, 
 
 def manifest(mirror: Mirror) -> dict[str, Any]:
     """Every object of the run with its size and SHA-256; hashes known from the stages and checkpoints are reused."""
-    known = _known_hashes(mirror)
     prefix = layout.run_key(mirror.run) + "/"
-    objects = []
-    for stored in mirror.store.objects(prefix):
-        name = stored.key.removeprefix(prefix)
-        if name not in _MUTABLE:
-            sha256 = known.get(name) or _hash_stored(mirror, stored.key)
-            objects.append({"key": name, "size": stored.size, "sha256": sha256})
+    named = {stored.key.removeprefix(prefix): stored for stored in mirror.store.objects(prefix)}
+    listed = {name: stored for name, stored in named.items() if name not in _MUTABLE}
+    known = _known_hashes(mirror)
+    read = hashes(mirror.store, [Item(o.key, o.size, None) for name, o in listed.items() if name not in known])
+    objects = [{"key": name, "size": o.size, "sha256": known.get(name) or read[o.key]} for name, o in listed.items()]
     return {"run": mirror.run, "complete_at": now(), "objects": objects}
 
 
@@ -64,9 +63,3 @@ def _known_hashes(mirror: Mirror) -> dict[str, str]:
         for item in mirror.store.get_json(mirror.key(f"{name}/{layout.CHECKPOINT_MANIFEST}"))["files"]:
             known[f"{name}/{item['name']}"] = item["sha256"]
     return known
-
-
-def _hash_stored(mirror: Mirror, key: str) -> str:
-    copy = mirror.work.tmp / "hash"
-    mirror.store.get_file(key, copy)
-    return sha256_file(copy)

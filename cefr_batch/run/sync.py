@@ -6,18 +6,18 @@ Order is the contract: a folder's files first, then the record that says they ar
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 from cefr_batch import layout
-from cefr_batch.errors import Damaged
-from cefr_batch.files import read_json, sha256_file
+from cefr_batch.errors import Damaged, NotFound
+from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.store.base import Store
-from cefr_batch.store.transfer import upload
+from cefr_batch.store.transfer import Item, download, upload
 
 # What each stage leaves besides its record.
 ARTIFACTS = {"train": layout.ADAPTER, "merge": layout.MERGED, "plots": layout.PLOTS}
@@ -114,18 +114,18 @@ class Mirror:
     def pull_stages(self) -> set[str]:
         """Bring what finished stages left to this folder, records last; return the finished stages."""
         finished = self.stored_stages()
-        for stage in finished:
-            record = self.store.get_json(self.key(layout.stage_name(stage)))
-            for item in record["objects"]:
-                self._pull(item["key"], item["sha256"])
-            self.store.get_file(self.key(layout.stage_name(stage)), self.work.path(layout.stage_name(stage)))
+        records = {name: self.store.get_json(self.key(name)) for name in map(layout.stage_name, sorted(finished))}
+        self._fetch({item["key"]: item for record in records.values() for item in record["objects"]})
+        for name, record in records.items():
+            write_json(self.work.path(name), record)
         self._stored |= finished
         return finished
 
     def pull_checkpoints(self) -> None:
         """Bring the newest complete checkpoint and its best one to this folder, unless newer ones are here already.
 
-        One that is damaged (two jobs of a run may have written it at once) is passed over for the one before it.
+        One that is damaged or not all there (two jobs of a run may have written it at once) is passed over for the one
+        before it, and stored again when training comes to its step again.
         """
         stored = self.stored_checkpoints()
         self._stored |= {layout.checkpoint_name(step) for step in stored}
@@ -133,30 +133,29 @@ class Mirror:
             if max(self.work.checkpoints(), default=0) >= step:
                 return
             try:
-                best = self._pull_checkpoint(step)["best_step"]
+                best = self._fetch_checkpoint(step)["best_step"]
                 if best in stored and best != step:
-                    self._pull_checkpoint(best)
+                    self._fetch_checkpoint(best)
                 return
-            except Damaged as exc:
+            except (Damaged, NotFound) as exc:
                 print(f"the checkpoint of step {step} is passed over: {exc}", flush=True)
                 rmtree(self.work.path(layout.checkpoint_name(step)), ignore_errors=True)
+                self._stored.discard(layout.checkpoint_name(step))
 
-    def _pull_checkpoint(self, step: int) -> dict[str, Any]:
+    def _fetch_checkpoint(self, step: int) -> dict[str, Any]:
         name = layout.checkpoint_name(step)
         marker = f"{name}/{layout.CHECKPOINT_MANIFEST}"
         manifest: dict[str, Any] = self.store.get_json(self.key(marker))
-        for file in manifest["files"]:
-            self._pull(f"{name}/{file['name']}", file["sha256"])
-        self.store.get_file(self.key(marker), self.work.path(marker))
+        self._fetch({f"{name}/{file['name']}": file for file in manifest["files"]})
+        write_json(self.work.path(marker), manifest)
         return manifest
 
-    def _pull(self, name: str, sha256: str) -> None:
-        path = self.work.path(name)
-        if path.is_file() and sha256_file(path) == sha256:
-            return
-        self.store.get_file(self.key(name), path)
-        if sha256_file(path) != sha256:
-            raise Damaged(f"{self.store.locate(self.key(name))} is damaged: its SHA-256 is not the recorded one")
+    def _fetch(self, files: Mapping[str, Any]) -> None:
+        """Bring these files to this folder, each with the size and SHA-256 that are recorded of it."""
+        paths = {
+            Item(self.key(name), file["size"], file["sha256"]): self.work.path(name) for name, file in files.items()
+        }
+        download(self.store, list(paths), paths.__getitem__)
 
     def _files(self, folder: str) -> Iterator[str]:
         root = self.work.path(folder)

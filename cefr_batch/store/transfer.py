@@ -94,22 +94,40 @@ def upload(store: Store, files: Mapping[str, Path]) -> dict[str, str]:
             raise
 
 
+def hashes(store: Store, items: Sequence[Item]) -> dict[str, str]:
+    """Read all objects and write none; return the SHA-256 of each, by key. Raises ``StoreError`` if one is missing."""
+    found = {}
+    for item, digest in _digests(store, items):
+        if isinstance(digest, StoreError):
+            raise digest
+        found[item.key] = digest
+    return found
+
+
 def _check(store: Store, items: Iterable[Item], on_bytes: Callable[[int], None]) -> dict[str, str]:
-    wrong: dict[str, str] = {}
-    digest = hashlib.sha256()
+    wrong = {}
+    for item, digest in _digests(store, items, on_bytes):
+        if digest != item.sha256:
+            wrong[item.key] = str(digest) if isinstance(digest, StoreError) else _DAMAGED
+    return wrong
+
+
+def _digests(
+    store: Store, items: Iterable[Item], on_bytes: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[Item, str | StoreError]]:
+    """Each item and its SHA-256 as it is stored, or why it cannot be read. Raises ``Unavailable`` if the store is."""
+    digest, error = hashlib.sha256(), None
     for span, part in _read_ahead(store, (span for item in items for span in _spans(item, 0))):
         try:
             digest.update(part.result())
         except Unavailable:
             raise
         except StoreError as exc:
-            wrong[span.item.key] = str(exc)
+            error = exc
         on_bytes(span.size)
         if span.is_last:
-            if digest.hexdigest() != span.item.sha256:
-                wrong.setdefault(span.item.key, _DAMAGED)
-            digest = hashlib.sha256()
-    return wrong
+            yield span.item, error or digest.hexdigest()
+            digest, error = hashlib.sha256(), None
 
 
 def _save(

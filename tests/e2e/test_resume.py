@@ -1,10 +1,14 @@
-"""Must show: kill -9 at 10 random moments over a run, resumed each time, ends as if nothing had happened."""
+"""Must show: kill -9 at 10 random moments over a run, resumed each time, ends as if nothing had happened.
+
+After every second kill the machine's own folder is gone too: what resumes then has nothing but the store.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -14,9 +18,12 @@ import psutil
 import pytest
 from runs import cefr_batch, runs, settings
 
+from cefr_batch.layout import WorkDir, default_work_root
+
 pytestmark = pytest.mark.e2e
 
 KILLS = 10
+DELETED = ", its folder deleted"
 SETTINGS = [
     "backend=peft",
     "data.examples=120",
@@ -64,12 +71,13 @@ def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
     run = submit(tiny_model, store)
     folder = store / "runs" / run
     moments: list[str] = []
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         # Short of what ten of them would need to finish the run; a random moment has no condition to wait for.
         time.sleep(dice.uniform(0, whole / 6))
-        kill_and_resume(run, store, moments)
+        kill_and_resume(run, store, moments, forget=kill % 2 == 1)
     wait_for_stage(folder, {"tuned", "merge"})
-    kill_and_resume(run, store, moments)
+    kill_and_resume(run, store, moments, forget=True)
+    assert moments[-1].endswith(DELETED)
     print("killed at:", "; ".join(moments))
     last = job_process(folder)
     if last is not None:
@@ -78,14 +86,18 @@ def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
     assert len(list((folder / "logs").iterdir())) >= KILLS / 2, "most kills should have hit a job at work"
 
 
-def kill_and_resume(run: str, store: Path, moments: list[str]) -> None:
+def kill_and_resume(run: str, store: Path, moments: list[str], *, forget: bool) -> None:
     folder = store / "runs" / run
     process = job_process(folder)
     assert process is not None, f"the job ended by itself after {moments}: make the run longer"
     family = [process, *process.children(recursive=True)]
     process.send_signal(signal.SIGKILL)
     wait_until_gone(family)
-    moments.append(where(folder))
+    work = WorkDir.of(default_work_root(), store.as_uri(), run).root
+    deleted = forget and work.is_dir()  # a job that was killed at once has not made it yet
+    if deleted:
+        shutil.rmtree(work)
+    moments.append(where(folder) + (DELETED if deleted else ""))
     cefr_batch("resume", run, store=store)
 
 
