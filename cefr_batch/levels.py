@@ -127,6 +127,10 @@ class EvaluationSpec(Part):
     max_examples: PositiveInt | None
 
 
+class ResourcesSpec(Part):
+    gpus: PositiveInt  # processes of one job, on one machine
+
+
 class RunSpec(Part):
     """A level's run, completely resolved. ``backend: auto`` is settled at submit, before the run gets its name."""
 
@@ -137,6 +141,17 @@ class RunSpec(Part):
     lora: LoraSpec
     training: TrainingSpec
     evaluation: EvaluationSpec
+    resources: ResourcesSpec
+
+    @model_validator(mode="after")
+    def _whole_shares(self) -> RunSpec:
+        effective = self.training.batch_size * self.training.gradient_accumulation_steps
+        if effective % self.resources.gpus:
+            raise ValueError(
+                f"resources.gpus: {self.resources.gpus} cannot share the {effective} examples of a step "
+                "(training.batch_size x training.gradient_accumulation_steps) evenly"
+            )
+        return self
 
     def with_backend(self, backend: str) -> RunSpec:
         """This spec with ``auto`` settled."""
