@@ -10,11 +10,12 @@ for name in demo e2e; do
     compile "containers/$name.in" --no-deps --universal --output-file "containers/requirements-$name.txt"
 done
 
-# cpu: torch is left out, since its CPU build does not come from PyPI (see the Makefile). What torch alone needs stands in
-# the lock with a marker that holds nowhere; pip skips it.
+# cpu: torch is left out, since its CPU build does not come from PyPI (see the Makefile), by a marker that holds nowhere.
+# What torch alone needs is locked all the same, without that marker.
 echo "torch ; sys_platform == 'never'" >"$overrides"
 compile setup.cfg --extra train --extra s3 --extra slurm --universal --overrides "$overrides" --no-emit-package torch \
     --output-file containers/requirements-cpu.txt
+sed -i "s/ and sys_platform == 'never'//; s/ ; sys_platform == 'never'//" containers/requirements-cpu.txt
 compile setup.cfg --extra dev --universal --constraint containers/requirements-cpu.txt \
     --output-file containers/requirements-dev.txt
 
