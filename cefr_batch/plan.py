@@ -15,18 +15,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class MicroBatch:
+    """How one process goes through its share of a step's examples: so many at once, so many times."""
+
+    rows: int
+    accumulation: int
+
+    @classmethod
+    def of(cls, training: TrainingSpec, gpus: int = 1, at_most: int | None = None) -> MicroBatch:
+        """The largest of at most ``at_most`` rows (default: ``training.batch_size``) that divides the share evenly.
+
+        Whatever it is, a step has the same examples, since they are taken from the data in the same order.
+        """
+        share = training.batch_size * training.gradient_accumulation_steps // gpus
+        limit = min(at_most or training.batch_size, share)
+        rows = next(rows for rows in range(limit, 0, -1) if share % rows == 0)
+        return cls(rows, share // rows)
+
+    def halved(self) -> MicroBatch | None:
+        """Half the rows or fewer, for the same share; None for a single row."""
+        share = self.rows * self.accumulation
+        rows = next((rows for rows in range(self.rows // 2, 0, -1) if share % rows == 0), None)
+        return MicroBatch(rows, share // rows) if rows else None
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How the trainer goes through so many training examples."""
 
     examples: int
-    batch_size: int
+    batch_size: int  # of all processes together
     accumulation: int
     steps: int  # optimizer steps in all
 
     @classmethod
-    def of(cls, examples: int, training: TrainingSpec) -> Schedule:
+    def of(cls, examples: int, training: TrainingSpec, gpus: int = 1) -> Schedule:
         """``training.max_steps`` counts instead of ``epochs``, even where it is longer."""
-        base = cls(examples, training.batch_size, training.gradient_accumulation_steps, 0)
+        batch = MicroBatch.of(training, gpus)
+        base = cls(examples, batch.rows * gpus, batch.accumulation, 0)
         steps = training.max_steps or math.ceil(training.epochs * base.steps_per_epoch)
         return cls(examples, base.batch_size, base.accumulation, steps)
 
@@ -127,7 +153,7 @@ def make_plan(spec: RunSpec, dataset: Dataset, count: Callable[[Sequence[Example
     training = spec.training
     train = Lengths.of(_side("training", spec.data.train), count(dataset.train), training.max_length)
     evaluation = Lengths.of(_side("evaluation", spec.data.eval), count(dataset.eval), training.max_length)
-    schedule = Schedule.of(train.examples, training)
+    schedule = Schedule.of(train.examples, training, spec.resources.gpus)
     return Plan(
         train=train,
         eval=evaluation,

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from cefr_batch import layout
 from cefr_batch.errors import ModelError
@@ -57,6 +58,20 @@ def tokenizer_file(model: ModelSpec) -> Path:
     folder = _folder(model, _TOKENIZER_FILES)
     _require_files(folder, _TOKENIZER_FILES)
     return folder / _TOKENIZER_FILES[0]
+
+
+def model_config(model: ModelSpec) -> dict[str, Any]:
+    """What the model's config.json says. Raises ``ModelError``."""
+    if _gguf_file(model):
+        folder = resolve_model(model)
+    else:
+        folder = _folder(model, ("config.json",))
+        _require_files(folder, ("config.json",))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise ModelError(f"model {folder} has an unreadable config.json; download it again") from exc
+    return dict(config)
 
 
 def _folder(model: ModelSpec, files: Sequence[str]) -> Path:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cefr_batch.data import Dataset, Example
 from cefr_batch.levels import RunSpec, TrainingSpec
-from cefr_batch.plan import Schedule, make_plan, warmup_steps
+from cefr_batch.plan import MicroBatch, Schedule, make_plan, warmup_steps
 from cefr_batch.spec import load_spec
 
 
@@ -72,6 +72,25 @@ def test_steps_and_epochs_are_those_of_a_loop(
     multiples = [step for step, _ in loop if step % every == 0]
     assert schedule.evaluations(every) == (multiples or [len(loop)])
     assert schedule.checkpoints(every) == [step for step, _ in loop if step % every == 0 or step == len(loop)]
+
+
+@given(rows=st.integers(1, 40), accumulation=st.integers(1, 12), gpus=st.integers(1, 8), examples=st.integers(1, 3000))
+def test_a_smaller_micro_batch_changes_neither_the_effective_batch_nor_the_steps(
+    rows: int, accumulation: int, gpus: int, examples: int
+) -> None:
+    hypothesis.assume(rows * accumulation % gpus == 0)
+    t = training(batch_size=rows, gradient_accumulation_steps=accumulation)
+    batch: MicroBatch | None = MicroBatch.of(t, gpus)
+    assert gpus > 1 or batch == MicroBatch(rows, accumulation)
+    while batch:
+        assert batch.rows * batch.accumulation * gpus == rows * accumulation
+        assert batch.rows <= rows
+        split = Schedule(examples, batch.rows * gpus, batch.accumulation, 0)
+        assert split.steps_per_epoch == Schedule.of(examples, t).steps_per_epoch
+        smaller = batch.halved()
+        assert smaller is None or smaller.rows <= batch.rows // 2
+        assert (smaller is None) == (batch.rows == 1)
+        batch = smaller
 
 
 def test_the_seeds_run() -> None:

@@ -11,10 +11,12 @@ import click
 from cefr_batch.cli.notice import notice_if_slow
 from cefr_batch.cli.options import echo_json, json_option, spec_options
 from cefr_batch.cli.show import columns
-from cefr_batch.errors import DataError, Problem, SpecError
+from cefr_batch.errors import DataError, ModelError, Problem, SpecError, UsageError
 
 if TYPE_CHECKING:
     from cefr_batch.data import Leakage
+    from cefr_batch.fit import Fit
+    from cefr_batch.gpus import Gpu
     from cefr_batch.levels import RunSpec
     from cefr_batch.plan import Plan
 
@@ -26,17 +28,33 @@ class Planned:
     spec: RunSpec
     plan: Plan
     leakage: Leakage
+    fit: Fit | None  # where a GPU was asked for
 
 
 @click.command("plan", short_help="Show what a run would do.")
 @spec_options
+@click.option("--gpu", metavar="NAME", help="Whether it fits on this card, and how long it takes there: rtx4090, l4, …")
+@click.option(
+    "--price-per-hour", type=click.FloatRange(min=0), metavar="PRICE", help="Of one such GPU: what the run costs."
+)
 @json_option
-def command(levels: Sequence[str], profile: str | None, overrides: Sequence[str], as_json: bool) -> None:
-    """What a run of each level would do: examples, steps, evaluations, tokens.
+def command(
+    levels: Sequence[str],
+    profile: str | None,
+    overrides: Sequence[str],
+    gpu: str | None,
+    price_per_hour: float | None,
+    as_json: bool,
+) -> None:
+    """What a run of each level would do: examples, steps, evaluations, tokens; with --gpu memory, time and cost.
 
-    Reads the data and the model's tokenizer, and starts nothing. Exits with 1 if the run would be refused.
+    Reads the data and the model's tokenizer and sizes, and starts nothing. Exits with 1 if the run would be refused.
     """
-    planned = _planned(levels, profile, overrides)
+    from cefr_batch.gpus import find_gpu
+
+    if price_per_hour is not None and gpu is None:
+        raise UsageError("--price-per-hour needs --gpu: how long a run takes depends on the card")
+    planned = _planned(levels, profile, overrides, find_gpu(gpu) if gpu else None, price_per_hour)
     if as_json:
         echo_json({"plans": [_as_json(one) for one in planned]})
     else:
@@ -46,7 +64,9 @@ def command(levels: Sequence[str], profile: str | None, overrides: Sequence[str]
         raise DataError(problems)
 
 
-def _planned(levels: Sequence[str], profile: str | None, overrides: Sequence[str]) -> list[Planned]:
+def _planned(
+    levels: Sequence[str], profile: str | None, overrides: Sequence[str], gpu: Gpu | None, price_per_hour: float | None
+) -> list[Planned]:
     """A plan for each level. Raises one error with the problems of all specs, or of all data."""
     from cefr_batch.data import TokenCounter, leakage, load_dataset
     from cefr_batch.plan import make_plan
@@ -72,14 +92,30 @@ def _planned(levels: Sequence[str], profile: str | None, overrides: Sequence[str
         raise DataError(dict.fromkeys(problems))
     with notice_if_slow():
         counters = {model: TokenCounter(tokenizer_file(model)) for model in dict.fromkeys(spec.model for spec in specs)}
-    return [
-        Planned(spec, make_plan(spec, data, counters[spec.model]), leakage(data.train, data.eval))
-        for spec, data in zip(specs, datasets, strict=True)
-    ]
+    planned = []
+    for spec, data in zip(specs, datasets, strict=True):
+        plan = make_plan(spec, data, counters[spec.model])
+        fit = _fit(spec, plan, gpu, price_per_hour) if gpu else None
+        planned.append(Planned(spec, plan, leakage(data.train, data.eval), fit))
+    return planned
+
+
+def _fit(spec: RunSpec, plan: Plan, gpu: Gpu, price_per_hour: float | None) -> Fit:
+    from cefr_batch.architecture import LLAMA_LIKE, Architecture
+    from cefr_batch.fit import make_fit
+    from cefr_batch.pretrained import model_config
+
+    config = model_config(spec.model)
+    model = Architecture.of(config)
+    if model is None:
+        kind = config.get("model_type")
+        raise ModelError(f"the memory of {spec.model.name} ({kind}) is not known; plan knows {', '.join(LLAMA_LIKE)}")
+    return make_fit(spec, plan, model, gpu, price_per_hour)
 
 
 def _problems(planned: Planned) -> list[Problem]:
-    return [Problem(f"level {planned.spec.level}: {p.where}", p.what) for p in planned.plan.problems()]
+    found = [*planned.plan.problems(), *(planned.fit.problems() if planned.fit else ())]
+    return [Problem(f"level {planned.spec.level}: {p.where}", p.what) for p in found]
 
 
 def _as_json(planned: Planned) -> dict[str, Any]:
@@ -89,8 +125,24 @@ def _as_json(planned: Planned) -> dict[str, Any]:
         **asdict(planned.plan),
         "longest_tokens": planned.plan.longest_tokens,
         "leakage": asdict(planned.leakage),
+        "fit": planned.fit and _fit_json(planned.fit),
         "problems": [str(problem) for problem in planned.plan.problems()],
         "spec": planned.spec.model_dump(mode="json"),
+    }
+
+
+def _fit_json(fit: Fit) -> dict[str, Any]:
+    return {
+        "gpu": fit.gpu.key,
+        "gpu_memory_bytes": fit.gpu.memory,
+        "training_bytes": {**asdict(fit.training), "total": fit.training.total},
+        "evaluation_bytes": fit.evaluation,
+        "batch": asdict(fit.batch),
+        "largest_batch": fit.largest_batch and asdict(fit.largest_batch),
+        "flops": fit.flops,
+        "seconds": fit.seconds,
+        "cost": fit.cost,
+        "problems": [str(problem) for problem in fit.problems()],
     }
 
 
@@ -127,7 +179,25 @@ def _column(planned: Planned) -> dict[str, str]:
         "Tokens in all": f"{plan.total_tokens:,}",
         "Evaluations": _evaluations(plan),
         "Checkpoints": _listed([f"step {step}" for step in plan.checkpoints]),
+        **(_fit_rows(planned.fit) if planned.fit else {}),
     }
+
+
+def _fit_rows(fit: Fit) -> dict[str, str]:
+    from cefr_batch.fit import gigabytes
+    from cefr_batch.report.text import short_duration
+
+    parts = (f"{size / 1e9:5.1f} {name}" for name, size in asdict(fit.training).items())
+    largest = fit.largest_batch
+    rows = {
+        "GPU": f"{fit.gpu.name}, {gigabytes(fit.gpu.memory)}",
+        "Memory of training": "\n".join([f"about {gigabytes(fit.training.total)}:", *parts]),
+        "Memory of evaluation": f"about {gigabytes(fit.evaluation)}",
+        "Largest batch that fits": f"{largest.rows} x {largest.accumulation}" if largest else "none",
+        "Computation": f"{fit.flops:.2g} operations",
+        "Time of training": f"about {short_duration(fit.seconds)}",
+    }
+    return {**rows, "Cost of training": f"about {fit.cost:.2f}"} if fit.cost is not None else rows
 
 
 def _only(used: int, there: int) -> str:

@@ -87,3 +87,29 @@ def test_problems_of_all_levels_come_together_and_before_any_model_is_asked_for(
     assert main(["plan", *arguments]) == 1
     assert capsys.readouterr().err == "error: model /none is not a folder on this machine; check model.name\n"
     assert main(["plan"]) == 2
+
+
+def test_a_gpu_adds_memory_time_and_cost(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
+    arguments = ["plan", "--level", "B1", *settings, "--gpu", "RTX 4090", "--price-per-hour", "0.5"]
+    assert main(arguments) == 0
+    table = {line[:28].strip(): line[28:] for line in capsys.readouterr().out.splitlines()}
+    assert table["GPU"] == "GeForce RTX 4090, 25.4 GB"
+    assert table["Memory of training"].startswith("about 0.")
+    assert table["Cost of training"] == "about 0.00"
+    assert main([*arguments, "--json"]) == 0
+    fit = json.loads(capsys.readouterr().out)["plans"][0]["fit"]
+    assert fit["gpu"] == "rtx4090"
+    assert fit["training_bytes"]["total"] == sum(v for k, v in fit["training_bytes"].items() if k != "total")
+    assert fit["cost"] == pytest.approx(0.5 * fit["seconds"] / 3600)
+
+
+def test_what_does_not_fit_is_a_problem(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["training.max_length=2048", "training.batch_size=300000", f"model.name={tiny_model}"]
+    words = [word for one in settings for word in ("--set", one)]
+    assert main(["plan", "--level", "B1", *words, "--gpu", "l4"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: level B1: memory: training needs about ")
+    assert "it fits with training.batch_size=" in err
+    assert main(["plan", "--level", "B1", "--gpu", "gtx480"]) == 2
+    assert main(["plan", "--level", "B1", "--price-per-hour", "1"]) == 2
