@@ -6,6 +6,7 @@
 #   steps.sh dependencies LOCK…    /opt/cefr-batch, a virtual environment without pip, from locks with hashes
 #   steps.sh torch REQUIREMENT [INDEX]
 #                                  torch's CPU build: no index serves it under the hashes of a lock
+#   steps.sh triton                what Triton would compile on its first use, for an image without a compiler
 #   steps.sh package               cefr-batch itself, from the current folder, under /package
 set -eu
 umask 022
@@ -36,6 +37,12 @@ pip_install() {
         --quiet --disable-pip-version-check --no-warn-script-location --no-cache-dir --no-compile "$@"
 }
 
+# What is of no use in an image: packages' own tests, and what only a linker reads.
+trim() {
+    find "$prefix/lib" -name '*.dist-info' -prune -o \( -type d \( -name test -o -name tests \) -o -name '*.a' \) \
+        -prune -exec rm -rf {} +
+}
+
 # Compiled here, since the image's user cannot; checked by no time stamp, so that two builds agree. A few packages carry
 # files for other Pythons, which do not compile; they are never imported.
 compile() {
@@ -47,12 +54,34 @@ dependencies() {
     for lock in "$@"; do
         pip_install --require-hashes --no-deps -r "$lock"
     done
+    trim
     compile "$prefix/lib"
 }
 
 torch() {
     pip_install ${2:+--index-url "$2"} "$1"
+    trim
     compile "$prefix/lib"
+}
+
+triton() {
+    install_debian gcc libc6-dev libpython3-dev
+    install -D containers/cc "$prefix/libexec/cc"
+    work=$(mktemp -d)
+    # The driver's library, which is on machines with a GPU only, by name alone: nothing of it is used before it runs.
+    gcc -shared -Wl,-soname,libcuda.so.1 -o "$work/libcuda.so.1" -x c /dev/null
+    TRITON_CACHE_DIR=$work/cache "$prefix/bin/python" - "$work" "$prefix/libexec" <<'PYTHON'
+import shutil, sys
+from triton.backends.nvidia import driver
+from triton.runtime.build import compile_so_from_file
+
+work, target = sys.argv[1:]
+source = f"{driver.dirname}/driver.c"
+compiled = compile_so_from_file(source, "cuda_utils", [work], driver.include_dirs, driver.libraries)
+shutil.copyfile(compiled, f"{target}/cuda_utils.so")
+shutil.copyfile(source, f"{target}/driver.c")
+PYTHON
+    rm -rf "$work"
 }
 
 package() {

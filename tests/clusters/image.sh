@@ -4,7 +4,9 @@
 #
 #   image.sh build ARG...       as `docker build ARG...`: make image-cpu ENGINE=tests/clusters/image.sh
 #   image.sh save TAG FILE      write a docker-archive, which containerd, charliecloud and skopeo read
-#   image.sh unpack TAG FOLDER  unpack the image into a new folder, for `image.sh run` and ch-run
+#   image.sh unpack TAG FOLDER [MOUNTPOINT...]
+#                               unpack the image into a new folder, for `image.sh run` and ch-run; as the image is
+#                               read-only, folders to mount other than /work and /tmp must be there: MOUNTPOINT
 #   image.sh run FOLDER [OPTION...] -- COMMAND...
 #                               run a command in it with the image's environment, as whoever calls, with a read-only
 #                               root; options go to ch-run (charliecloud), such as -b /scratch/me:/work
@@ -77,13 +79,14 @@ save() {
 
 unpack() {
     local tag=$1 folder=$2 container mounted
+    shift 2
     mkdir -p "$folder"
     container=$(buildah from "$tag")
     mounted=$(buildah mount "$container")
     cp -a "$mounted/." "$folder/"
     buildah umount "$container" >/dev/null
     buildah rm "$container" >/dev/null
-    mkdir -p "$folder/ch" # where ch-run looks for the image's environment
+    mkdir -p "$folder/ch" "${@/#/$folder}" # ch: where ch-run looks for the image's environment
     buildah inspect --type image --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$tag" >"$folder/ch/environment"
 }
 
@@ -97,5 +100,5 @@ run() {
 command=${1:-}
 case $command in
 build | save | unpack | run) shift && "$command" "$@" ;;
-*) sed -n '2,14p' "$0" && exit 2 ;;
+*) sed -n '2,16p' "$0" && exit 2 ;;
 esac
