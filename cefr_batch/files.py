@@ -28,3 +28,13 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def tail(path: Path, size: int = 2000) -> str:
+    """The last ``size`` bytes of a text file; empty if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read().decode(errors="replace").strip()
+    except OSError:
+        return ""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 RUNS = "runs"
 DATASETS = "datasets"
+REPORTS = "reports"
 
 # Objects of a run, relative to runs/<run>/.
 SPEC = "spec.json"
@@ -63,6 +64,11 @@ def run_key(run: str, *parts: str) -> str:
     if not is_run_name(run):
         raise ValueError(f"not a run name: {run!r}")
     return "/".join((RUNS, run, *parts))
+
+
+def report_folder(first_run: str) -> str:
+    """``reports/<run>``: the report of the runs that were submitted together, by the name of the first."""
+    return f"{REPORTS}/{first_run}"
 
 
 def dataset_key(sha256: str, name: str) -> str:

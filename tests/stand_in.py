@@ -11,14 +11,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
 from cefr_batch import layout
-from cefr_batch.launch.base import JobOrder
+from cefr_batch.launch.base import Check, JobOrder
 from cefr_batch.launch.local import LocalLauncher, LocalRequest
 from cefr_batch.launch.turns import Ticket
 from cefr_batch.store import Store, open_store
@@ -29,11 +29,11 @@ FOLDER = "CEFR_BATCH_TEST_FOLDER"
 class StandInLauncher(LocalLauncher):
     """The local launcher, with this file's program as its job."""
 
-    def render(self, order: JobOrder) -> LocalRequest:
+    def process(self, order: JobOrder) -> LocalRequest:
         program = (sys.executable, __file__, order.run, order.store_url)
-        return replace(super().render(order), command=program)
+        return replace(super().process(order), command=program)
 
-    def check(self, backend: str) -> list[str]:
+    def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         return []
 
 

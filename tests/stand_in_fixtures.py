@@ -69,6 +69,7 @@ def claimed(store: LocalStore) -> Callable[[str], str]:
     """Makes a run of a level that has a name and no job."""
 
     def make(level: str) -> str:
-        return claim(store, load_spec(level, profile="smoke").with_backend("peft"), "0" * 64)
+        (run,) = claim(store, [(load_spec(level, profile="smoke").with_backend("peft"), "0" * 64)])
+        return run
 
     return make

@@ -42,7 +42,7 @@ LINES = [
 OUTSIDE = {"__main__": "cli"}  # belongs to the line of
 BACKENDS = {
     "store": {"local", "s3"},
-    "launch": {"local"},
+    "launch": {"local", "slurm"},
 }
 # In annotations alone: plan describes a dataset, a dataset is put into a store.
 TYPES_ONLY = {("plan", "data"), ("data", "store")}
@@ -124,11 +124,12 @@ def test_a_module_imports_only_what_stands_above_it() -> None:
 
 def test_no_backend_imports_another_and_only_its_registry_names_it() -> None:
     for package, backends in BACKENDS.items():
-        names = {f"cefr_batch.{package}.{backend}" for backend in backends}
-        users = {found.module for found in OWN if found.imported in names}
-        assert users <= {package}, f"{users} import a backend of {package}"
-        here = {name.rpartition(".")[2] for name in ALL if line_of(name) == package}
-        assert backends <= here
+        for backend in backends:
+            name = f"{package}.{backend}"
+            users = {found.module for found in OWN if f"{found.imported}.".startswith(f"cefr_batch.{name}.")}
+            users = {user for user in users if not f"{user}.".startswith(f"{name}.")}
+            assert users <= {package}, f"{users} import a backend of {package}"
+            assert name in ALL
 
 
 def test_only_the_job_imports_the_training_libraries_and_pretrained_none_of_them() -> None:
@@ -142,6 +143,11 @@ def test_only_the_s3_store_imports_its_client() -> None:
     assert users == {"store.s3", "store.s3_errors", "store.s3_http"}
     parts = {"cefr_batch.store.s3_errors", "cefr_batch.store.s3_http"}
     assert {found.module for found in OWN if found.imported in parts} == {"store.s3"}
+
+
+def test_only_the_slurm_launcher_imports_submitit() -> None:
+    users = {found.module for found in IMPORTS if found.imported.partition(".")[0] == "submitit"}
+    assert users == {"launch.slurm.sender", "launch.slurm.job"}
 
 
 def test_errors_imports_nothing_of_the_package_and_levels_no_file_or_store() -> None:

@@ -21,15 +21,16 @@ def command(runs: Sequence[str], levels: Sequence[str], store: Store) -> None:
 
     A running job finishes its step and stores a checkpoint first, from which `cefr-batch resume` goes on.
     """
-    for state in run_states(store, chosen_runs(store, runs, levels)):
-        click.echo(f"{state.run}: {_cancel(store, state)}")
+    states = run_states(store, chosen_runs(store, runs, levels))
+    submissions = [one for state in states if not state.state.finished and (one := read_submission(store, state.run))]
+    for kind in dict.fromkeys(one.launcher for one in submissions):
+        cancel(store, [one for one in submissions if one.launcher == kind], get_launcher(kind))
+    asked = {one.run for one in submissions}
+    for state in states:
+        click.echo(f"{state.run}: {_said(state, state.run in asked)}")
 
 
-def _cancel(store: Store, state: RunState) -> str:
-    if state.state.finished:
-        return f"nothing to stop, it is {state.state}"
-    submission = read_submission(store, state.run)
-    if submission is None:
-        return "nothing to stop, it was never started"
-    cancel(store, submission, get_launcher(submission.cluster))
-    return f"asked to stop; {command_line('status', state.run)} shows when it has"
+def _said(state: RunState, asked: bool) -> str:
+    if asked:
+        return f"asked to stop; {command_line('status', state.run)} shows when it has"
+    return f"nothing to stop, it {f'is {state.state}' if state.state.finished else 'was never started'}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cefr_batch.cli.options import chosen_runs, echo_json, json_option, runs_options, store_option
-from cefr_batch.errors import CefrBatchError, NotFound
-from cefr_batch.store import Store, to_json
+from cefr_batch.errors import NotFound
+from cefr_batch.store import Store, open_store, to_json
 
 if TYPE_CHECKING:
     from cefr_batch.report.collect import Report
@@ -24,10 +23,10 @@ NAME = "report"  # of the files in --out's folder
 @click.option(
     "--out",
     metavar="PATH",
-    type=click.Path(path_type=Path),
-    help="Write report.md and report.json to this folder (or, with a file's name, under that) instead of printing.",
+    help="Write report.md and report.json to this folder or s3:// address (or, with a file's name, under that) instead "
+    "of printing.",
 )
-def command(runs: tuple[str, ...], levels: tuple[str, ...], store: Store, as_json: bool, out: Path | None) -> None:
+def command(runs: tuple[str, ...], levels: tuple[str, ...], store: Store, as_json: bool, out: str | None) -> None:
     """What the runs brought, and the levels side by side, as Markdown.
 
     Each level is shown by its newest complete run, or by its state if none is complete. Without RUN and --level: every
@@ -58,13 +57,12 @@ def _nothing(report: Report) -> str:
     return f"no complete run to report in {report.store}: {'; '.join(what)}"
 
 
-def _write(out: Path, markdown: str, json: bytes) -> None:
-    stem = out.with_suffix("") if out.suffix in (".md", ".json") else out / NAME
-    files = {stem.with_name(f"{stem.name}.md"): markdown.encode(), stem.with_name(f"{stem.name}.json"): json}
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for path, data in files.items():
-            path.write_bytes(data)
-    except OSError as exc:
-        raise CefrBatchError(f"cannot write {exc.filename or out}: {exc.strerror or exc}") from exc
-    click.echo(f"wrote {' and '.join(map(str, files))}", err=True)
+def _write(out: str, markdown: str, json: bytes) -> None:
+    """A folder is a store like any other. Whole files or none."""
+    folder, _, name = out.rpartition("/")
+    named = name.endswith((".md", ".json"))
+    target, stem = open_store((folder or ".") if named else out), name.rpartition(".")[0] if named else NAME
+    files = {f"{stem}.md": markdown.encode(), f"{stem}.json": json}
+    for file, data in files.items():
+        target.put(file, data)
+    click.echo(f"wrote {' and '.join(target.locate(file).removeprefix('file://') for file in files)}", err=True)

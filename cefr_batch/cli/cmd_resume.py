@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import click
 
@@ -11,7 +10,7 @@ from cefr_batch import layout
 from cefr_batch.cli.options import chosen_runs, command_line, runs_options, store_option, wait_option
 from cefr_batch.cli.watch import after_start
 from cefr_batch.errors import NotReady, Problem
-from cefr_batch.launch import Launcher, get_launcher
+from cefr_batch.launch import Batch, JobOrder, get_launcher
 from cefr_batch.launch.base import State
 from cefr_batch.launch.state import RunState, run_states
 from cefr_batch.launch.submission import read_submission, start
@@ -30,23 +29,43 @@ def command(runs: Sequence[str], levels: Sequence[str], force: bool, wait: bool,
     """
     states = run_states(store, chosen_runs(store, runs, levels))
     ready = {state.run: _launcher(store, state, force) for state in states}
-    problems = [Problem(run, why) for run, (_, found) in ready.items() for why in found]
+    problems = [Problem(run, why) for run, (_, why) in ready.items() if why]
+    problems = problems or _not_ready(store, {run: launcher for run, (launcher, _) in ready.items()})
     if problems:
-        raise NotReady(problems, exit_code=1)
-    for run, (launcher, _) in ready.items():
-        click.echo(f"{run}  {start(store, launcher, run).handle}")
+        raise NotReady(dict.fromkeys(problems), exit_code=1)
+    for launcher in dict.fromkeys(launcher for launcher, _ in ready.values()):
+        orders = tuple(_order(store, run) for run, (one, _) in ready.items() if one == launcher)
+        for submission in start(store, get_launcher(launcher), Batch(orders)):
+            click.echo(f"{submission.run}  {submission.handle}")
     after_start(store, list(ready), wait=wait)
 
 
-def _launcher(store: Store, state: RunState, force: bool) -> tuple[Launcher[Any], list[str]]:
-    """Where the run goes on, and why it cannot. Raises ``StoreError`` where its records cannot be read."""
+def _launcher(store: Store, state: RunState, force: bool) -> tuple[str, str]:
+    """Where the run goes on, and why it cannot (empty: it can). Raises ``StoreError`` where its records cannot be read."""
     submission = read_submission(store, state.run)
-    launcher = get_launcher(submission.cluster if submission else "local")
+    launcher = submission.cluster if submission else "local"
     if state.state is State.SUCCEEDED:
-        return launcher, ["is complete, there is nothing to resume"]
+        return launcher, "is complete, there is nothing to resume"
     if state.state in (State.PENDING, State.RUNNING):
-        return launcher, [f"is {state.state} already; {command_line('logs', '-f', state.run)} shows it"]
+        return launcher, f"is {state.state} already; {command_line('logs', '-f', state.run)} shows it"
     if state.state is State.UNKNOWN and submission and not force:
-        return launcher, [f"{state.reason}; if its job is surely gone, --force starts it again"]
-    backend = store.get_json(layout.run_key(state.run, layout.SPEC))["spec"]["backend"]
-    return launcher, launcher.check(backend)
+        return launcher, f"{state.reason}; if its job is surely gone, --force starts it again"
+    return launcher, ""
+
+
+def _order(store: Store, run: str) -> JobOrder:
+    from cefr_batch.spec import recorded_spec
+
+    key = layout.run_key(run, layout.SPEC)
+    return JobOrder(run, store.url, recorded_spec(store.get_json(key), store.locate(key)).resources.gpus)
+
+
+def _not_ready(store: Store, launchers: Mapping[str, str]) -> list[Problem]:
+    """What would keep these runs from going on at their launchers."""
+    problems = []
+    for launcher in dict.fromkeys(launchers.values()):
+        runs = [run for run, one in launchers.items() if one == launcher]
+        backends = {store.get_json(layout.run_key(run, layout.SPEC))["spec"]["backend"] for run in runs}
+        checks = get_launcher(launcher).check(sorted(backends), store.url)
+        problems += [Problem("", check.problem) for check in checks if check.problem and not check.warning]
+    return problems

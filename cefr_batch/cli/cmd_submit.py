@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cefr_batch import layout
 from cefr_batch.cli.notice import notice_if_slow
-from cefr_batch.cli.options import echo_json, json_option, spec_options, store_option, wait_option
+from cefr_batch.cli.options import cluster_option, echo_json, json_option, spec_options, store_option, wait_option
 from cefr_batch.cli.watch import after_start
 from cefr_batch.errors import CefrBatchError, LaunchError
-from cefr_batch.launch import LAUNCHERS, JobOrder, Launcher, get_launcher
-from cefr_batch.launch.submission import claim, next_run, start, unclaim
+from cefr_batch.launch import Batch, JobOrder, Launcher
+from cefr_batch.launch.submission import claim, next_runs, start, unclaim
 from cefr_batch.store import Store
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @spec_options
-@click.option("--cluster", metavar="NAME", default="local", show_default=True, help=f"Where: {', '.join(LAUNCHERS)}.")
+@cluster_option
 @click.option("--dry-run", is_flag=True, help="Check everything and print what would be started.")
 @wait_option
 @json_option
@@ -31,54 +32,66 @@ def command(
     levels: Sequence[str],
     profile: str | None,
     overrides: Sequence[str],
-    cluster: str,
+    launcher: Launcher[Any],
     dry_run: bool,
     wait: bool,
     as_json: bool,
     store: Store,
 ) -> None:
-    """Start a run for each level.
+    """Start a run for each level, and for each value of a range as in --set training.seed=1..5.
 
-    Every level is checked before anything starts: settings, data, lengths, model, machine. On this machine runs wait
-    for each other, and go on when the terminal is closed.
+    Everything is checked before anything starts: settings, data, lengths, model, store, machine or cluster. Runs go on
+    when the terminal is closed. On this machine they wait for each other; on a cluster they are one job array, and a
+    report that compares them comes after them.
     """
     from cefr_batch.launch.prepare import prepare
 
-    launcher = get_launcher(cluster)
     with notice_if_slow():
-        prepared = prepare(levels, profile=profile, overrides=overrides, launcher=launcher)
+        preparation = prepare(
+            levels, profile=profile, overrides=overrides, launcher=launcher, store=store, dry_run=dry_run
+        )
+    for warning in preparation.warnings:
+        click.echo(f"warning: {warning}", err=True)
     if dry_run:
-        return _show(store, launcher, prepared, as_json)
-    runs: list[str] = []
-    for item in prepared:
-        runs.append(_start(store, launcher, item, runs, quiet=as_json))
+        return _show(store, launcher, preparation.runs, as_json)
+    runs = _start(store, launcher, preparation.runs, quiet=as_json)
     return after_start(store, runs, wait=wait, as_json=as_json)
 
 
 def _show(store: Store, launcher: Launcher[Any], prepared: Sequence[Prepared], as_json: bool) -> None:
     """What would be submitted, under the names that the runs would get now."""
-    runs = [next_run(store, item.spec) for item in prepared]
-    requests = [launcher.describe(launcher.render(JobOrder(run, store.url))) for run in runs]
+    runs = next_runs(store, [item.spec for item in prepared])
+    request = launcher.describe(launcher.render(_batch(store, launcher, runs, prepared)))
     if as_json:
-        shown = [{"run": run, "request": request} for run, request in zip(runs, requests, strict=True)]
-        return echo_json({"store": store.url, "dry_run": True, "runs": shown})
-    for run, request in zip(runs, requests, strict=True):
-        click.echo(f"{run}\n{indent(request, '  ')}")
+        return echo_json({"store": store.url, "dry_run": True, "runs": runs, "request": request})
+    click.echo("\n".join(runs))
+    click.echo(indent(request, "  "))
     return click.echo("Nothing was started (--dry-run).")
 
 
-def _start(store: Store, launcher: Launcher[Any], item: Prepared, before: Sequence[str], *, quiet: bool) -> str:
-    """Claim a name and start its job; a name whose job does not start is given back."""
+def _batch(store: Store, launcher: Launcher[Any], runs: Sequence[str], prepared: Sequence[Prepared]) -> Batch:
+    """Jobs for these runs and, where the launcher can, a report after several."""
+    report = f"{store.url}/{layout.report_folder(runs[0])}" if launcher.reports and len(runs) > 1 else None
+    orders = (JobOrder(run, store.url, item.spec.resources.gpus) for run, item in zip(runs, prepared, strict=True))
+    return Batch(tuple(orders), report)
+
+
+def _start(store: Store, launcher: Launcher[Any], prepared: Sequence[Prepared], *, quiet: bool) -> list[str]:
+    """Claim names and start their jobs; names whose jobs do not start are given back."""
     from cefr_batch.data import store_dataset
 
-    store_dataset(store, item.dataset)
-    run = claim(store, item.spec, item.dataset.sha256)
+    for dataset in {item.dataset.sha256: item.dataset for item in prepared}.values():
+        store_dataset(store, dataset)
+    runs = claim(store, [(item.spec, item.dataset.sha256) for item in prepared])
+    batch = _batch(store, launcher, runs, prepared)
     try:
-        submission = start(store, launcher, run)
+        submissions = start(store, launcher, batch)
     except CefrBatchError as exc:
-        unclaim(store, run)
-        started = f" Started before it, and going on: {', '.join(before)}." if before else ""
-        raise LaunchError(f"level {item.spec.level} was not started: {exc}.{started}") from exc
+        unclaim(store, runs)
+        raise LaunchError(f"nothing was started: {exc}") from exc
     if not quiet:
-        click.echo(f"{item.spec.level}  {run}  {submission.handle}")
-    return run
+        for item, one in zip(prepared, submissions, strict=True):
+            click.echo(f"{item.spec.level}  {one.run}  {one.handle}")
+        if batch.report_url:
+            click.echo(f"After them, the report: {batch.report_url}")
+    return runs

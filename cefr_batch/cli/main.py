@@ -17,6 +17,7 @@ from cefr_batch.errors import CefrBatchError
 COMMANDS = {
     "submit": ("cefr_batch.cli.cmd_submit", "Start a run for each level."),
     "plan": ("cefr_batch.cli.cmd_plan", "Show what a run would do."),
+    "doctor": ("cefr_batch.cli.cmd_doctor", "Check whether jobs can run at a place."),
     "list": ("cefr_batch.cli.cmd_list", "List all runs of the store."),
     "status": ("cefr_batch.cli.cmd_status", "Show how runs are doing."),
     "logs": ("cefr_batch.cli.cmd_logs", "Print a run's log, or follow it."),

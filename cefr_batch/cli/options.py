@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from cefr_batch import layout
 from cefr_batch.errors import NotFound, StoreError, UsageError
+from cefr_batch.launch import get_launcher, launcher_names
 from cefr_batch.store import DEFAULT_STORE, Store, open_store, to_json
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,6 +29,19 @@ def store_option(function: F) -> F:
         show_envvar=True,
         callback=lambda _ctx, _param, value: open_store(value),
         help="Where runs are kept: a folder or a URL.",
+    )(function)
+
+
+def cluster_option(function: F) -> F:
+    """``--cluster NAME``; the command gets ``launcher``."""
+    return click.option(
+        "--cluster",
+        "launcher",
+        metavar="NAME",
+        default="local",
+        show_default=True,
+        callback=lambda _ctx, _param, value: get_launcher(value),
+        help=f"Where: {launcher_names()} (NAME: a site file in slurm/).",
     )(function)
 
 

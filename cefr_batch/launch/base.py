@@ -1,14 +1,14 @@
-"""Launchers: where a run's job goes, and what becomes of it.
+"""Launchers: where runs' jobs go, and what becomes of them.
 
 ``render`` makes a request (pure: no network, no disk, no client library), ``submit`` sends exactly that, ``observe``
-says what the scheduler knows. What the run itself says is in the store; ``cefr_batch.launch.state`` joins the two.
+says what the scheduler knows. What the runs themselves say is in the store; ``cefr_batch.launch.state`` joins the two.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -55,7 +55,28 @@ class JobOrder:
 
     run: str
     store_url: str
-    environment: dict[str, str] = field(default_factory=dict)
+    gpus: int = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs that are submitted together, and the place of the report that compares their runs (None: no report)."""
+
+    orders: tuple[JobOrder, ...]
+    report_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at before submitting: a few words for a checklist, and one sentence if it is wrong.
+
+    ``warning``: it may be well; only the user can know.
+    """
+
+    what: str
+    problem: str = ""
+    note: str = ""
+    warning: bool = False
 
 
 R = TypeVar("R")
@@ -65,10 +86,18 @@ class Launcher(ABC, Generic[R]):
     """One place where jobs run. ``R`` is its request type: printable, exactly what is sent."""
 
     scheme: str  # of its handles, as in local://host/pid
+    reports: bool = False  # whether it can run a report after the jobs of a batch
+    gpu: str | None = None  # the card that its jobs get, where that is known
+    price_per_hour: float | None = None  # of one such GPU
+
+    @property
+    def name(self) -> str:
+        """As ``get_launcher`` takes it."""
+        return self.scheme
 
     @abstractmethod
-    def render(self, order: JobOrder) -> R:
-        """The request for one run. Pure."""
+    def render(self, batch: Batch) -> R:
+        """The request for these jobs. Pure."""
 
     @abstractmethod
     def describe(self, request: R) -> str:
@@ -79,12 +108,15 @@ class Launcher(ABC, Generic[R]):
         """The training backends that a job has here, the preferred one first."""
 
     @abstractmethod
-    def check(self, backend: str) -> list[str]:
-        """What would keep a job with this training backend from running here, a sentence each; empty: nothing."""
+    def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
+        """Whether jobs with these training backends and this store can run here, one thing after the other."""
 
     @abstractmethod
-    def submit(self, request: R) -> str:
-        """Start the job and return its handle. ``LaunchError`` if it cannot be started; then nothing runs."""
+    def submit(self, request: R) -> list[str]:
+        """Start the jobs and return their handles, in the order of the batch; the report's, if any, comes last.
+
+        ``LaunchError`` if one cannot be started; then none runs.
+        """
 
     @abstractmethod
     def observe(self, jobs: Sequence[Job]) -> dict[Job, Observation]:
@@ -95,9 +127,10 @@ class Launcher(ABC, Generic[R]):
         """
 
     @abstractmethod
-    def cancel(self, job: Job) -> None:
-        """Ask the job to stop. Does not wait; no error if it has ended. ``LaunchError`` if it cannot be asked."""
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Ask the jobs to stop after a checkpoint. Does not wait; no error for one that has ended. ``LaunchError`` if
+        they cannot be asked."""
 
-    def last_output(self, order: JobOrder) -> str:
-        """The end of what the run's newest job printed, where the scheduler keeps it here; else empty."""
+    def last_output(self, job: Job, store_url: str) -> str:
+        """The end of what the job printed, where the scheduler keeps it here; else empty."""
         return ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,63 +20,74 @@ import psutil
 
 from cefr_batch import layout
 from cefr_batch.errors import LaunchError
+from cefr_batch.files import tail
 from cefr_batch.launch import turns
-from cefr_batch.launch.base import Job, JobOrder, Launcher, Observation, State
+from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Launcher, Observation, State
 
 _HANDLE = re.compile(r"local://(?P<host>[^/]+)/(?P<pid>[0-9]+)")
 _NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "safetensors", "tokenizers", "tensorboard")
-_TAIL_BYTES = 2000
 
 
 @dataclass(frozen=True)
 class LocalRequest:
-    """A process to start: its command, its folder, what it has in its environment beside the submitter's."""
+    """A process to start: its command and its folder. It has the submitter's environment."""
 
     command: tuple[str, ...]
     work: Path
     log: Path
-    environment: dict[str, str]
 
 
-class LocalLauncher(Launcher[LocalRequest]):
+class LocalLauncher(Launcher[tuple[LocalRequest, ...]]):
     scheme = "local"
 
-    def render(self, order: JobOrder) -> LocalRequest:
+    def render(self, batch: Batch) -> tuple[LocalRequest, ...]:
+        return tuple(self.process(order) for order in batch.orders)
+
+    def process(self, order: JobOrder) -> LocalRequest:
+        """What is started for one run."""
         work_root = Path(os.path.abspath(layout.default_work_root()))  # noqa: PTH100 (keeps symlinks)
         work = layout.WorkDir.of(work_root, order.store_url, order.run)
         program = (sys.executable, "-m", "cefr_batch", "run-job", order.run)
         options = ("--store", order.store_url, "--work", str(work_root), "--wait-turn")
-        return LocalRequest((*program, *options), work.root, work.launch_log, dict(order.environment))
+        return LocalRequest((*program, *options), work.root, work.launch_log)
 
-    def describe(self, request: LocalRequest) -> str:
-        environment = "".join(f" {key}={shlex.quote(value)}" for key, value in sorted(request.environment.items()))
-        return "\n".join(
-            [
-                f"command:     {shlex.join(request.command)}",
-                f"folder:      {request.work}",
-                f"output:      {request.log}",
-                f"environment: this shell's{environment and ' and'}{environment}",
-                "queue:       after the jobs submitted before it on this machine",
-            ]
-        )
+    def describe(self, request: tuple[LocalRequest, ...]) -> str:
+        lines = []
+        for one in request:
+            lines += [f"command: {shlex.join(one.command)}", f"folder:  {one.work}", f"output:  {one.log}"]
+        return "\n".join([*lines, "queue:   after the jobs submitted before on this machine, one at a time"])
 
     def backends(self) -> Sequence[str]:
         return [name for name in ("unsloth", "peft") if find_spec(name)]
 
-    def check(self, backend: str) -> list[str]:
-        missing = [name for name in dict.fromkeys((*_NEEDED, backend)) if find_spec(name) is None]
-        problems = []
-        if missing:
-            problems.append(
+    def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
+        checks = []
+        for backend in backends:
+            missing = [name for name in dict.fromkeys((*_NEEDED, backend)) if find_spec(name) is None]
+            problem = (
                 f"{sys.executable} has no {', '.join(missing)}, which training with {backend} needs; install it there "
                 "(see README) or choose another backend with --set backend=peft or unsloth"
             )
+            checks.append(Check(f"packages for {backend}", problem if missing else ""))
         places = {"work folder (CEFR_BATCH_WORK)": layout.default_work_root(), "queue": layout.local_queue()}
-        return problems + [
-            f"the {name} {path} cannot be written" for name, path in places.items() if not _writable(path)
-        ]
+        for name, path in places.items():
+            checks.append(Check(f"{name} {path}", "" if _writable(path) else f"the {name} {path} cannot be written"))
+        return checks
 
-    def submit(self, request: LocalRequest) -> str:
+    def submit(self, request: tuple[LocalRequest, ...]) -> list[str]:
+        handles: list[str] = []
+        try:
+            for one in request:
+                handles.append(self.start(one))
+        except LaunchError:
+            for handle in handles:
+                with suppress(ProcessLookupError):
+                    os.kill(_parse(handle)[1], signal.SIGTERM)
+            raise
+        return handles
+
+    def start(self, request: LocalRequest) -> str:
+        """Start one process and return its handle."""
         try:
             request.work.mkdir(parents=True, exist_ok=True)
             ticket = turns.Ticket.take()
@@ -94,25 +107,21 @@ class LocalLauncher(Launcher[LocalRequest]):
         places = turns.places()
         return {job: _observe(job, places) for job in jobs}
 
-    def cancel(self, job: Job) -> None:
-        host, pid = _parse(job.handle)
-        if host != socket.gethostname():
-            raise LaunchError(f"{job.run} runs on {host}; cancel it there")
-        try:
-            if process := _process(pid, job.run):
-                process.terminate()
-        except psutil.NoSuchProcess:
-            pass
-        except psutil.AccessDenied as exc:
-            raise LaunchError(f"{job.run} (process {pid}) belongs to another user, who can cancel it") from exc
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            host, pid = _parse(job.handle)
+            if host != socket.gethostname():
+                raise LaunchError(f"{job.run} runs on {host}; cancel it there")
+            try:
+                if process := _process(pid, job.run):
+                    process.terminate()
+            except psutil.NoSuchProcess:
+                pass
+            except psutil.AccessDenied as exc:
+                raise LaunchError(f"{job.run} (process {pid}) belongs to another user, who can cancel it") from exc
 
-    def last_output(self, order: JobOrder) -> str:
-        try:
-            with self.render(order).log.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-                return file.read().decode(errors="replace").strip()
-        except OSError:
-            return ""
+    def last_output(self, job: Job, store_url: str) -> str:
+        return tail(self.process(JobOrder(job.run, store_url)).log)
 
 
 def _start(request: LocalRequest, ticket: turns.Ticket) -> subprocess.Popen[bytes]:
@@ -125,7 +134,7 @@ def _start(request: LocalRequest, ticket: turns.Ticket) -> subprocess.Popen[byte
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=(ticket.descriptor,),
-            env={**os.environ, **request.environment, **ticket.environment()},
+            env={**os.environ, **ticket.environment()},
         )
 
 

@@ -1,19 +1,21 @@
-"""Everything that can be found out before a run is started, for all levels at once."""
+"""Everything that can be found out before runs are started, for all of them at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from cefr_batch.data import Dataset, TokenCounter, load_dataset
-from cefr_batch.errors import CefrBatchError, NotReady, Problem
-from cefr_batch.launch.base import Launcher
+from cefr_batch.errors import CefrBatchError, NotReady, Problem, StoreError
+from cefr_batch.launch.base import Check, Launcher
 from cefr_batch.levels import ModelSpec, RunSpec
 from cefr_batch.plan import make_plan
 from cefr_batch.pretrained import resolve_model, tokenizer_file
-from cefr_batch.spec import load_spec
+from cefr_batch.spec import load_spec, sweep
+from cefr_batch.store.base import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,28 +29,54 @@ class Prepared:
     dataset: Dataset
 
 
-def prepare(
-    levels: Sequence[str], *, profile: str | None, overrides: Sequence[str], launcher: Launcher[Any]
-) -> list[Prepared]:
-    """Read and check what the runs of these levels need. Writes nothing but this machine's cache of models.
+@dataclass(frozen=True)
+class Preparation:
+    runs: list[Prepared]
+    warnings: list[str]
 
-    May take minutes where a model must be converted first. Raises one error with every problem of every level.
+
+def prepare(
+    levels: Sequence[str],
+    *,
+    profile: str | None,
+    overrides: Sequence[str],
+    launcher: Launcher[Any],
+    store: Store,
+    dry_run: bool,
+) -> Preparation:
+    """Read and check what runs of these levels need. Leaves nothing in the store; on this machine its cache of models.
+
+    May take minutes where a model must be converted first. Raises one error with every problem of every level. For a
+    dry run the place and the store need not be within reach: what is wrong with them is a warning.
     """
     findings = _Findings()
-    specs = [findings.get(_spec, level, profile, overrides, launcher) for level in levels]
+    combinations = findings.get(sweep, overrides) or []
+    specs = [findings.get(_spec, level, profile, one, launcher) for level in levels for one in combinations]
     ready = [spec for spec in specs if spec]
-    for backend in dict.fromkeys(spec.backend for spec in ready):
-        findings.problems += [Problem("", text) for text in launcher.check(backend)]
+    backends = dict.fromkeys(spec.backend for spec in ready)
+    checks = [*(findings.get(launcher.check, backends, store.url) or []), check_store(store)]
+    wrong = [check for check in checks if check.problem]
+    findings.problems += [Problem("", one.problem) for one in wrong if not (one.warning or dry_run)]
     counters = {model: findings.get(_counter, model) for model in dict.fromkeys(spec.model for spec in ready)}
+    read = cache(lambda data, level: findings.get(load_dataset, data, level))
     prepared = []
     for spec in ready:
-        dataset, counter = findings.get(load_dataset, spec.data, spec.level), counters[spec.model]
+        dataset, counter = read(spec.data, spec.level), counters[spec.model]
         if dataset and counter:
             cut = make_plan(spec, dataset, counter).problems()
             findings.problems += [Problem(f"level {spec.level}, {problem.where}", problem.what) for problem in cut]
             prepared.append(Prepared(spec, dataset))
     findings.raise_if_any()
-    return prepared
+    return Preparation(prepared, [one.problem for one in wrong])
+
+
+def check_store(store: Store) -> Check:
+    """Whether the store can be reached and written with the keys that are here."""
+    try:
+        store.check()
+    except StoreError as exc:
+        return Check(f"store {store.url}", str(exc))
+    return Check(f"store {store.url}")
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import Any
 from cefr_batch import layout
 from cefr_batch.errors import CefrBatchError, NotFound, StoreError, Unavailable
 from cefr_batch.launch import get_launcher
-from cefr_batch.launch.base import Job, JobOrder, Observation, State
+from cefr_batch.launch.base import Job, Observation, State
 from cefr_batch.launch.submission import Submission, parse_time, read_submission
 from cefr_batch.store.base import Store
 
@@ -118,7 +118,7 @@ def _gone(facts: Facts, observation: Observation) -> tuple[State, str]:
     said = facts.status.get("state")
     if facts.cancelled:
         return State.CANCELLED, f"cancelled{facts.where or ' before it started'}; {facts.next_step}"
-    if said == State.PREEMPTED:
+    if said == State.PREEMPTED and observation.state is not State.CANCELLED:
         return State.PREEMPTED, f"stopped after a checkpoint{facts.where}; `cefr-batch resume {facts.run}` goes on"
     if said == State.FAILED:
         return State.FAILED, str(facts.status.get("message") or "it gave no reason; its log may tell")
@@ -203,12 +203,12 @@ def _read_status(store: Store, run: str) -> Mapping[str, Any]:
 
 
 def _observe(submissions: Sequence[Submission]) -> dict[Job, Observation]:
-    """One question per launcher. A launcher that fails makes its jobs UNKNOWN."""
+    """One question per launcher, whichever site it used. A launcher that fails makes its jobs UNKNOWN."""
     observations: dict[Job, Observation] = {}
-    for cluster in dict.fromkeys(s.cluster for s in submissions):
-        jobs = [s.job for s in submissions if s.cluster == cluster]
+    for kind in dict.fromkeys(s.launcher for s in submissions):
+        jobs = [s.job for s in submissions if s.launcher == kind]
         try:
-            observations |= get_launcher(cluster).observe(jobs)
+            observations |= get_launcher(kind).observe(jobs)
         except CefrBatchError as exc:
             observations |= {job: Observation(State.UNKNOWN, str(exc)) for job in jobs}
     return observations
@@ -217,7 +217,7 @@ def _observe(submissions: Sequence[Submission]) -> dict[Job, Observation]:
 def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
     status, submission = facts.status, facts.submission
     if submission and state is State.FAILED and not status:
-        output = get_launcher(submission.cluster).last_output(JobOrder(facts.run, store.url))
+        output = get_launcher(submission.cluster).last_output(submission.job, store.url)
         reason += f"\nThe end of its output:\n{output}" if output else ""
     return RunState(
         run=facts.run,

@@ -10,26 +10,35 @@ from cefr_batch.store.base import ObjectInfo, Store, to_json
 
 DEFAULT_STORE = "./runs"
 
-__all__ = ["DEFAULT_STORE", "ObjectInfo", "Store", "open_store", "to_json"]
+__all__ = ["DEFAULT_STORE", "ObjectInfo", "Store", "open_store", "store_folder", "to_json"]
 
 
 def open_store(url: str) -> Store:
     """The store at ``s3://bucket/prefix``, ``file:///folder`` or a plain folder path (relative to the current one)."""
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
+    if urlsplit(url).scheme == "s3":
         from cefr_batch.store.s3 import S3Store
 
         return S3Store(url)
-    if parts.scheme in ("", "file") or (len(parts.scheme) == 1 and parts.scheme.isalpha()):
-        from cefr_batch.store.local import LocalStore
+    folder = store_folder(url)
+    if folder is None:
+        kind = urlsplit(url).scheme
+        raise UsageError(f"store {url!r}: unknown kind {kind!r}; valid kinds: a folder path, file://, s3://")
+    from cefr_batch.store.local import LocalStore
 
-        if parts.scheme != "file":
-            folder = url
-        elif parts.netloc in ("", "localhost"):
-            folder = unquote(parts.path)
-        else:
-            raise UsageError(f"store {url!r}: a file URL has three slashes, as in file:///data/runs")
-        if not folder.strip():
-            raise UsageError("store: an empty address; give a folder (./runs) or a URL (file:///data/runs)")
-        return LocalStore(Path(folder).expanduser())
-    raise UsageError(f"store {url!r}: unknown kind {parts.scheme!r}; valid kinds: a folder path, file://, s3://")
+    return LocalStore(folder)
+
+
+def store_folder(url: str) -> Path | None:
+    """The folder of a store that is one; None for any other. ``UsageError`` for a file address that cannot be one."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("", "file") and not (len(parts.scheme) == 1 and parts.scheme.isalpha()):
+        return None
+    if parts.scheme != "file":
+        folder = url
+    elif parts.netloc in ("", "localhost"):
+        folder = unquote(parts.path)
+    else:
+        raise UsageError(f"store {url!r}: a file URL has three slashes, as in file:///data/runs")
+    if not folder.strip():
+        raise UsageError("store: an empty address; give a folder (./runs) or a URL (file:///data/runs)")
+    return Path(folder).expanduser()

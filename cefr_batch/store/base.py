@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from cefr_batch.errors import StoreError
 
@@ -72,6 +73,12 @@ class Store(ABC):
 
         Only while nobody else writes there: a write that is under way is lost, and fails.
         """
+
+    def check(self) -> None:
+        """Raise ``StoreError`` unless objects can be written and removed here. Leaves nothing behind."""
+        key = f".check/{uuid4().hex}"
+        self.put(key, b"", if_absent=True)
+        self.delete(key)
 
     def put_json(self, key: str, value: Any, *, if_absent: bool = False) -> None:
         self.put(key, to_json(value), if_absent=if_absent)

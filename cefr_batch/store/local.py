@@ -24,6 +24,11 @@ class LocalStore(Store):
         self.root = root.absolute()
         self.url = self.root.as_uri()
 
+    def check(self) -> None:
+        existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            raise StoreError(f"the store {self.root} cannot be written; give another with --store")
+
     def _path(self, key: str) -> Path:
         return self.root.joinpath(*check_key(key).split("/"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from stand_in import StandInLauncher, started, until
@@ -13,7 +13,7 @@ from stand_in import StandInLauncher, started, until
 from cefr_batch import layout
 from cefr_batch.data import fetch_dataset
 from cefr_batch.errors import LaunchError
-from cefr_batch.launch import LAUNCHERS
+from cefr_batch.launch import LAUNCHERS, Job
 from cefr_batch.launch.local import LocalLauncher, LocalRequest
 from cefr_batch.launch.state import run_states
 from cefr_batch.launch.submission import read_submission
@@ -89,7 +89,8 @@ def test_dry_run_prints_the_request_and_touches_nothing(
     assert f"run-job tiny-a1-peft-v1 --store {store.url}" in result.out
     assert "Nothing was started" in result.out
     result = cefr_batch("submit", "--level", "A1", *tiny, "--dry-run", "--json")
-    (shown,) = json.loads(result.out)["runs"]
+    shown = json.loads(result.out)
+    assert shown["runs"] == ["tiny-a1-peft-v1"]
     assert f"run-job tiny-a1-peft-v1 --store {store.url}" in shown["request"]
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -97,10 +98,10 @@ def test_dry_run_prints_the_request_and_touches_nothing(
 def test_what_dry_run_shows_is_what_is_started(
     cefr_batch: Run, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = json.loads(cefr_batch("submit", "--level", "A1", *tiny, "--dry-run", "--json").out)["runs"][0]["request"]
+    shown = json.loads(cefr_batch("submit", "--level", "A1", *tiny, "--dry-run", "--json").out)["request"]
     sent: list[str] = []
 
-    def submit(self: LocalLauncher, request: LocalRequest) -> str:
+    def submit(self: LocalLauncher, request: tuple[LocalRequest, ...]) -> list[str]:
         sent.append(self.describe(request))
         raise LaunchError("only looking")
 
@@ -158,25 +159,26 @@ def test_a_problem_that_all_levels_share_is_told_once(cefr_batch: Run) -> None:
 class FullLauncher(StandInLauncher):
     """Starts one job, then no more."""
 
-    jobs = 0
+    jobs: ClassVar[list[str]] = []
 
-    def submit(self, request: LocalRequest) -> str:
+    def start(self, request: LocalRequest) -> str:
         if self.jobs:
             raise LaunchError("the machine is full")
-        type(self).jobs += 1
-        return super().submit(request)
+        self.jobs.append(super().start(request))
+        return self.jobs[-1]
 
 
-def test_a_launcher_that_fails_leaves_no_phantom_and_says_what_goes_on(
+def test_a_launcher_that_fails_halfway_starts_nothing_and_leaves_no_phantom(
     cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:FullLauncher")
-    monkeypatch.setattr(FullLauncher, "jobs", 0)
+    monkeypatch.setattr(FullLauncher, "jobs", [])
     result = cefr_batch("submit", "--level", "A1", "--level", "A2", "--level", "B1", *tiny)
     assert result.code == 1
-    assert "level A2 was not started: the machine is full" in result.err
-    assert "tiny-a1-peft-v1" in result.err
-    assert store.folders("runs/") == ["tiny-a1-peft-v1"]
+    assert "nothing was started: the machine is full" in result.err
+    assert store.folders("runs/") == []
+    job = Job("tiny-a1-peft-v1", FullLauncher.jobs[0])
+    until(lambda: FullLauncher().observe([job])[job].state.finished)
 
 
 def test_a_run_job_of_the_real_launcher_that_cannot_run_says_why_in_its_state_and_log(

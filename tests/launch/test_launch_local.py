@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,8 @@ import pytest
 from stand_in import StandInLauncher, started, until
 
 from cefr_batch.errors import LaunchError
-from cefr_batch.launch import Job, JobOrder, State
-from cefr_batch.launch.local import LocalLauncher
+from cefr_batch.launch import Batch, Job, JobOrder, State
+from cefr_batch.launch.local import LocalLauncher, LocalRequest
 from cefr_batch.launch.turns import Ticket
 from cefr_batch.store.local import LocalStore
 
@@ -28,7 +29,8 @@ launcher = StandInLauncher()
 
 
 def submit(store: LocalStore, *runs: str) -> list[Job]:
-    return [Job(run, launcher.submit(launcher.render(JobOrder(run, store.url)))) for run in runs]
+    handles = launcher.submit(launcher.render(Batch(tuple(JobOrder(run, store.url) for run in runs))))
+    return [Job(run, handle) for run, handle in zip(runs, handles, strict=True)]
 
 
 def pid_of(job: Job) -> int:
@@ -108,9 +110,9 @@ def test_a_job_survives_the_hang_up_of_the_terminal_it_was_started_from(store: L
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         from stand_in import StandInLauncher
-        from cefr_batch.launch import JobOrder
+        from cefr_batch.launch import Batch, JobOrder
         launcher = StandInLauncher()
-        print(launcher.submit(launcher.render(JobOrder("run-a", {store.url!r}))), flush=True)
+        print(*launcher.submit(launcher.render(Batch((JobOrder("run-a", {store.url!r}),)))), flush=True)
         time.sleep(60)
         """
     )
@@ -144,7 +146,7 @@ def test_a_process_id_that_now_belongs_to_another_process_is_neither_taken_for_t
     try:
         job = Job("run-a", f"local://{HOST}/{innocent.pid}")
         assert launcher.observe([job])[job].state is State.FAILED
-        launcher.cancel(job)
+        launcher.cancel([job])
         time.sleep(0.1)
         assert innocent.poll() is None
     finally:
@@ -155,17 +157,17 @@ def test_a_process_id_that_now_belongs_to_another_process_is_neither_taken_for_t
 def test_cancel_lets_a_running_job_store_its_checkpoint_and_may_be_repeated(store: LocalStore, folder: Path) -> None:
     (job,) = submit(store, "run-a")
     until(lambda: started(folder) == ["run-a"])
-    launcher.cancel(job)
+    launcher.cancel([job])
     until(is_gone(job))
     assert store.get_json("runs/run-a/status.json")["state"] == "PREEMPTED"
-    launcher.cancel(job)
+    launcher.cancel([job])
 
 
 def test_cancel_ends_a_waiting_job_at_once(store: LocalStore, folder: Path) -> None:
     first, second = submit(store, "run-a", "run-b")
     until(lambda: started(folder) == ["run-a"])
     until(lambda: state_of(second) is State.PENDING)
-    launcher.cancel(second)
+    launcher.cancel([second])
     until(is_gone(second), seconds=5)
     assert state_of(first) is State.RUNNING
     assert started(folder) == ["run-a"]
@@ -177,19 +179,17 @@ def test_a_job_of_another_machine_is_unknown_here_and_cannot_be_cancelled_here()
     assert seen.state is State.UNKNOWN
     assert "elsewhere" in seen.reason
     with pytest.raises(LaunchError, match="elsewhere"):
-        launcher.cancel(job)
+        launcher.cancel([job])
 
 
 def test_a_command_that_cannot_be_started_leaves_nothing_in_the_queue(store: LocalStore) -> None:
     class Broken(LocalLauncher):
-        def render(self, order: JobOrder):  # type: ignore[no-untyped-def]
-            from dataclasses import replace
-
-            return replace(super().render(order), command=("/no/such/program", order.run))
+        def process(self, order: JobOrder) -> LocalRequest:
+            return replace(super().process(order), command=("/no/such/program", order.run))
 
     broken = Broken()
     with pytest.raises(LaunchError, match="cannot start /no/such/program run-a"):
-        broken.submit(broken.render(JobOrder("run-a", store.url)))
+        broken.submit(broken.render(Batch((JobOrder("run-a", store.url),))))
     ticket = Ticket.take()
     ticket.wait()
     ticket.release()
@@ -199,10 +199,10 @@ def test_the_rendered_request_is_the_command_that_is_started_and_rendering_write
     store: LocalStore, tmp_path: Path
 ) -> None:
     real = LocalLauncher()
-    request = real.render(JobOrder("run-a", store.url))
+    (request,) = real.render(Batch((JobOrder("run-a", store.url),)))
     assert request.command[1:5] == ("-m", "cefr_batch", "run-job", "run-a")
     assert request.command[0] == sys.executable
-    text = real.describe(request)
+    text = real.describe((request,))
     assert " ".join(request.command) in text
     assert str(request.log) in text
     assert not any(tmp_path.iterdir())
@@ -214,7 +214,7 @@ def test_check_names_what_is_missing_and_what_cannot_be_written(
     real = LocalLauncher()
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CEFR_BATCH_WORK", str(tmp_path / "file" / "work"))
-    problems = real.check("no_such_backend")
+    problems = [check.problem for check in real.check(["no_such_backend"], "file:///store")]
     assert any("no_such_backend" in problem and sys.executable in problem for problem in problems)
     assert any(str(tmp_path / "file" / "work") in problem for problem in problems)
     assert "no_such_backend" not in real.backends()

@@ -13,7 +13,7 @@ from stand_in import StandInLauncher, status, until
 
 from cefr_batch import layout
 from cefr_batch.errors import LaunchError
-from cefr_batch.launch import LAUNCHERS, Job, JobOrder, Launcher, Observation, State
+from cefr_batch.launch import LAUNCHERS, Batch, Job, JobOrder, Launcher, Observation, State
 from cefr_batch.launch.state import run_states
 from cefr_batch.launch.submission import Submission, now
 from cefr_batch.store.local import LocalStore
@@ -43,7 +43,7 @@ class SaysLauncher(Launcher[str]):
             raise LaunchError("the scheduler does not answer")
         return dict.fromkeys(jobs, self.answer)
 
-    def render(self, order: JobOrder) -> str:
+    def render(self, batch: Batch) -> str:
         raise NotImplementedError
 
     describe = check = submit = cancel = backends = render  # type: ignore[assignment]
@@ -109,6 +109,8 @@ TABLE = [
     ("no", "there", "preempted", UNSEEN, X, "step 3 of 12"),
     ("no", "there", "failed", UNSEEN, F, "the loss is not finite"),
     ("no", "cancelled", "preempted failed", UNSEEN, C, "step 3 of 12"),
+    # Stopped on request, and the scheduler says on whose: somebody cancelled the job behind our back.
+    ("no", "there", "preempted", "CANCELLED", C, "as the scheduler says"),
     # Alive: never finished, whatever was written before.
     ("no", "cancelled", ANY, "PENDING", P, "asked to stop"),
     ("no", "cancelled", ANY, "RUNNING", R, "asked to stop"),
@@ -244,7 +246,7 @@ def test_a_job_that_never_wrote_a_status_shows_the_end_of_its_output(
     monkeypatch.setitem(LAUNCHERS, "local", "stand_in:StandInLauncher")
     launcher = StandInLauncher()
     submitted_at = now()
-    handle = launcher.submit(launcher.render(JobOrder(RUN, store.url)))
+    (handle,) = launcher.submit(launcher.render(Batch((JobOrder(RUN, store.url),))))
     write(store, layout.SUBMISSION, Submission(RUN, "local", handle, submitted_at, "me"))
     until(lambda: run_states(store, [RUN])[0].state is State.FAILED)
     (state,) = run_states(store, [RUN])

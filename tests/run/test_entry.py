@@ -32,7 +32,8 @@ def claimed_run(store: LocalStore, model: Path, *extra: str) -> str:
     spec = load_spec("A2", overrides=[f"model.name={model}", *SETTINGS, *extra])
     dataset = load_dataset(spec.data, spec.level)
     store_dataset(store, dataset)
-    return claim(store, spec, dataset.sha256)
+    (run,) = claim(store, [(spec, dataset.sha256)])
+    return run
 
 
 def run_job(store: LocalStore, run: str) -> subprocess.Popen[str]:

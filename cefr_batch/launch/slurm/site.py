@@ -1,0 +1,144 @@
+"""A SLURM site: ``slurm/<name>.yaml``. Every setting is documented, and has its default, in ``slurm/default.yaml``."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cefr_batch.errors import Problem, SpecError
+from cefr_batch.levels import Part, PositiveInt
+from cefr_batch.settings import Layers, settings_folder
+
+SIGNAL_SLACK_SECONDS = 60  # Slurm may send --signal up to a minute early (sbatch(1))
+
+_LINE = r"^[^\x00-\x1f\x7f]+$"
+_WORD = r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|()*\[\]@-]*$"
+_FOLDER = r"^(/|~)[^\x00-\x1f\x7f%]*$"
+_MOUNT = r"^/[^\x00-\x1f\x7f:,]*:/[^\x00-\x1f\x7f:,]*(:ro)?$"
+_MEMORY = r"^[1-9][0-9]*[MGT]$"
+_TIME = r"^([0-9]+-)?[0-9]{1,3}:[0-9]{2}:[0-9]{2}$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_OPTION = r"^--[a-z][a-z-]*(=[^\x00-\x1f\x7f]+)?$"
+PATTERNS = {
+    _LINE: "one line of text",
+    _WORD: "a name without spaces or quotes",
+    _FOLDER: "an absolute path (or one that begins with ~) without % and line breaks",
+    _MOUNT: "HOST:INSIDE or HOST:INSIDE:ro, absolute paths without commas",
+    _MEMORY: "a number and M, G or T, as in 32G",
+    _TIME: "HH:MM:SS or D-HH:MM:SS",
+    _VARIABLE: "the name of an environment variable",
+    _OPTION: "a long option of sbatch, as in --exclude=node7",
+}
+
+Line = Annotated[str, Field(pattern=_LINE)]
+Word = Annotated[str, Field(pattern=_WORD)]
+Folder = Annotated[str, Field(pattern=_FOLDER)]
+
+
+class Container(Part):
+    runtime: Literal["none", "apptainer", "pyxis", "charliecloud"]
+    image: Line | None
+    program: Line
+    mounts: list[Annotated[str, Field(pattern=_MOUNT)]]
+    options: list[Line]
+
+    @model_validator(mode="after")
+    def _has_an_image(self) -> Container:
+        if self.runtime != "none" and self.image is None:
+            raise ValueError(f"container.image: missing; {self.runtime} needs one")
+        if self.runtime == "charliecloud" and any(mount.endswith(":ro") for mount in self.mounts):
+            raise ValueError("container.mounts: charliecloud cannot mount read-only; leave :ro out")
+        return self
+
+
+class SlurmSite(Part):
+    partition: Line | None
+    account: Line | None
+    qos: Line | None
+    constraint: Word | None
+    gres: Word | None
+    cpus: PositiveInt
+    memory: Annotated[str, Field(pattern=_MEMORY)]
+    time: Annotated[str, Field(pattern=_TIME)]
+    options: list[Annotated[str, Field(pattern=_OPTION)]]
+    array_limit: PositiveInt | None
+    signal_seconds: Annotated[int, Field(ge=10, le=3600)]
+    max_restarts: Annotated[int, Field(ge=0)]
+    shared: Folder
+    work: Folder | None
+    python: Line | None
+    backend: Literal["unsloth", "peft"]
+    container: Container
+    environment: dict[Annotated[str, Field(pattern=_VARIABLE)], Line]
+    setup: list[Line]
+    credentials: Literal["file", "environment"]
+    gpu: Word | None
+    price_per_hour: Annotated[float, Field(ge=0)] | None
+
+    @model_validator(mode="after")
+    def _time_for_a_checkpoint(self) -> SlurmSite:
+        needed = self.signal_seconds + SIGNAL_SLACK_SECONDS
+        if self.seconds <= needed:
+            raise ValueError(
+                f"time: {self.time} leaves no time to train: a job is told {self.signal_seconds} s before its limit to "
+                f"store a checkpoint (signal_seconds), and Slurm may tell it a minute early; give more than {needed} s"
+            )
+        return self
+
+    @property
+    def seconds(self) -> int:
+        """The time limit."""
+        days, _, clock = self.time.rpartition("-")
+        hours, minutes, seconds = (int(part) for part in clock.split(":"))
+        return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+
+    @property
+    def memory_mb(self) -> int:
+        return int(self.memory[:-1]) * {"M": 1, "G": 1024, "T": 1024**2}[self.memory[-1]]
+
+    @property
+    def gpu_request(self) -> tuple[str, int] | None:
+        """The name and number of the gres ``gpu``, as in ``("gpu:rtx4090", 1)``; None where none is asked for."""
+        match = re.match(r"(?P<name>gpu(:[A-Za-z_][A-Za-z0-9_.-]*)?)(:(?P<count>[0-9]+))?$", self.gres or "")
+        return (match["name"], int(match["count"] or 1)) if match else None
+
+    @property
+    def jobs(self) -> Path:
+        """Where submitit keeps scripts, pickles and what jobs print."""
+        return Path(self.shared) / "jobs"
+
+    @property
+    def cache(self) -> Path:
+        """Models, for all jobs."""
+        return Path(self.shared) / "cache"
+
+    @property
+    def work_root(self) -> Path:
+        return Path(self.work or f"{self.shared}/work")
+
+
+class _SiteLayers(Layers[SlurmSite]):
+    def located(self, key: str, value: Any, folder: Path) -> Any:
+        """Folders without ``~``, an image that is a file of the site's folder with its whole path."""
+        if key in ("shared", "work", "python") and isinstance(value, str):
+            return str(Path(value).expanduser())
+        if key == "container.image" and isinstance(value, str) and value.startswith(("./", "../", "~")):
+            return os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 (keeps symlinks)
+        return value
+
+
+def load_site(name: str) -> SlurmSite:
+    """The site of this name. Raises ``SpecError`` with every problem of its file."""
+    folder = settings_folder("slurm", "default.yaml")
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise SpecError(
+            [Problem("--cluster", f"there is no {folder / f'{name}.yaml'}; sites here: {', '.join(known)}")]
+        )
+    layers = _SiteLayers(SlurmSite, patterns=PATTERNS)
+    layers.add_file(folder / f"{name}.yaml")
+    return layers.resolve()
