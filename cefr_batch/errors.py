@@ -15,6 +15,7 @@
     │   └── LeaseLost                  a newer attempt of the run has taken over
     ├── LaunchError           exit 1   the place where jobs run failed
     ├── NotReady              exit 1   runs that cannot be started, with every reason (exit 2 if one is of usage)
+    ├── MachineError          exit 1   a machine that cannot do the job it was given; another one may
     ├── JobFailed             exit 1   a stage of a job failed
     └── Interrupted           exit 75  stopped on request; what was computed is stored
 
@@ -85,6 +86,10 @@ class NotReady(_WithProblems):
     def __init__(self, problems: Iterable[Problem], exit_code: int) -> None:
         super().__init__(problems)
         self.exit_code = exit_code
+
+
+class MachineError(_WithProblems):
+    heading = "{n} problems with this machine"
 
 
 class ModelError(CefrBatchError):

@@ -23,6 +23,7 @@ from types import FrameType
 from typing import IO, Any
 
 from cefr_batch import layout
+from cefr_batch.architecture import Architecture
 from cefr_batch.data import fetch_dataset
 from cefr_batch.errors import (
     AlreadyExists,
@@ -38,6 +39,8 @@ from cefr_batch.files import read_json, write_json
 from cefr_batch.launch.submission import now
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
+from cefr_batch.pretrained import model_config
+from cefr_batch.run.machine import check_machine
 from cefr_batch.run.publish import manifest, metrics
 from cefr_batch.run.stages import CHILD_GROUPS, STAGES, Context, run_stage
 from cefr_batch.run.sync import Background, Mirror
@@ -49,8 +52,8 @@ STORE_DEADLINE_SECONDS = 1800.0  # how long a job that is done tries to store it
 STOPPING_SECONDS = 60.0  # and one that was asked to stop
 
 
-def run_job(store: Store, run: str, work_root: Path) -> None:
-    """Do everything that is left of a run, in this process and its children.
+def run_job(store: Store, run: str, work_root: Path, gpus: int = 0) -> None:
+    """Do everything that is left of a run, in this process and its children. ``gpus``: how many the site promised.
 
     Blocks until the run is complete. Raises ``Interrupted`` after SIGTERM, SIGUSR2 or Ctrl-C (a checkpoint is stored),
     ``JobFailed`` or another ``CefrBatchError`` when a stage fails. Whatever happens, the store knows.
@@ -58,7 +61,7 @@ def run_job(store: Store, run: str, work_root: Path) -> None:
     if store.exists(layout.run_key(run, layout.MANIFEST)):
         print(f"{run} is complete already")
         return
-    _Job.open(store, run, work_root).run()
+    _Job.open(store, run, work_root, gpus).run()
 
 
 @dataclass
@@ -70,6 +73,7 @@ class _Job:
     record: Any  # spec.json
     attempt: int
     mirror: Mirror
+    gpus: int
     stage: str = "data"
     done: set[str] = field(default_factory=set)
     child: subprocess.Popen[str] | None = None
@@ -78,7 +82,7 @@ class _Job:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def open(cls, store: Store, run: str, work_root: Path) -> _Job:
+    def open(cls, store: Store, run: str, work_root: Path, gpus: int) -> _Job:
         key = layout.run_key(run, layout.SPEC)
         try:
             record = store.get_json(key)
@@ -88,7 +92,7 @@ class _Job:
         work = WorkDir.of(work_root, store.url, run)
         work.root.parent.mkdir(parents=True, exist_ok=True)
         mirror = Mirror(store, run, work, spec.training.keep_checkpoints)
-        return cls(store, run, work, spec, record, _claim_attempt(store, run), mirror)
+        return cls(store, run, work, spec, record, _claim_attempt(store, run), mirror, gpus)
 
     def run(self) -> None:
         with self._alone_here(), self._log(), self._signals():
@@ -115,6 +119,8 @@ class _Job:
         if "data" not in self.done:
             run_stage(Context(self.work), "data")
             self.done.add("data")
+        if "train" not in self.done:
+            check_machine(self.spec, Architecture.of(model_config(self.spec.model)), self.work.root, self.gpus)
         for group in CHILD_GROUPS:
             pending = [s for s in group if s not in self.done]
             if pending:

@@ -1,0 +1,151 @@
+"""Before a job trains, its machine is asked whether it can: each thing that is wrong is named, all of them at once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from test_entry import claimed_run, stored
+
+from cefr_batch import layout
+from cefr_batch.architecture import Architecture
+from cefr_batch.errors import MachineError
+from cefr_batch.run import machine
+from cefr_batch.run.entry import run_job
+from cefr_batch.run.machine import check_machine, disk_needed
+from cefr_batch.spec import load_spec
+from cefr_batch.store.local import LocalStore
+
+LLAMA_1B = Architecture(2048, 8192, 16, 2048, 512, 32, 128256, tied=True)
+RTX_4090 = "0, NVIDIA GeForce RTX 4090, 580.65.06, 24111, 8.9"
+
+
+class Disk(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine with a torch for CUDA 13.0, a large disk, and a stand-in for nvidia-smi in the folder that is returned."""
+    monkeypatch.setattr(machine, "_torch", lambda: ("2.14.1", "13.0"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**12, 0, 10**12))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path
+
+
+def nvidia_smi(site: Path, *gpus: str, code: int = 0) -> None:
+    """A stand-in: prints these lines, as `nvidia-smi --query-gpu=… --format=csv,noheader,nounits` does, and its arguments
+    to a file."""
+    script = site / "nvidia-smi"
+    lines = "\n".join(f"echo '{gpu}'" for gpu in gpus)
+    script.write_text(f"#!/bin/sh\necho \"$@\" > '{site}/arguments'\n{lines}\nexit {code}\n")
+    script.chmod(0o755)
+
+
+def problems(site: Path, *settings: str, gpus: int = 1, model: Architecture | None = LLAMA_1B) -> list[str]:
+    spec = load_spec("B1", overrides=["backend=unsloth", *settings])
+    try:
+        check_machine(spec, model, site, gpus)
+    except MachineError as exc:
+        return [str(problem) for problem in exc.problems]
+    return []
+
+
+def test_a_card_with_room_is_fine(site: Path) -> None:
+    nvidia_smi(site, RTX_4090)
+    assert problems(site, "training.precision=bf16") == []
+    asked = (site / "arguments").read_text()
+    assert asked == "--query-gpu=index,name,driver_version,memory.free,compute_cap --format=csv,noheader,nounits\n"
+
+
+def test_a_site_that_promised_no_gpu_is_asked_for_none(site: Path) -> None:
+    assert problems(site, gpus=0) == []
+
+
+def test_everything_that_is_wrong_is_named_at_once(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**12, 10**12, 3 * 10**9))
+    nvidia_smi(site, "0, Tesla T4, 470.82.01, 1024, 7.5")
+    found = problems(site, "training.precision=bf16", gpus=2)
+    assert len(found) == 5
+    disk, missing, driver, bf16, memory = found
+    assert disk.startswith(f"work folder {site}: 3.0 GB are free, and the run writes about ")
+    assert "--work or CEFR_BATCH_WORK" in disk
+    assert missing.startswith("GPU: 2 promised, and nvidia-smi shows 1; ask the scheduler for it")
+    where = "GPU 0 (Tesla T4): "
+    assert driver == where + "driver 470.82.01 is too old for CUDA 13.0 of this torch, which needs 580 or newer"
+    assert bf16 == where + "has no bf16 (compute capability 7.5, 8.0 has it); set training.precision=auto"
+    assert memory.startswith(where + "1.1 GB are free, and training needs about ")
+    assert memory.endswith("for one example at a time; see with nvidia-smi who has the rest, or take another node")
+
+
+def test_a_container_without_the_driver(site: Path) -> None:
+    (found,) = problems(site)
+    assert found.startswith("GPU: 1 promised, and nvidia-smi shows none (it is not installed here); ask the scheduler")
+    assert "docker --gpus all, apptainer --nv" in found
+
+
+def test_what_nvidia_smi_says_is_passed_on(site: Path) -> None:
+    nvidia_smi(site, "Failed to initialize NVML: Driver/library version mismatch", code=18)
+    (found,) = problems(site)
+    assert "(Failed to initialize NVML: Driver/library version mismatch)" in found
+
+
+def test_a_torch_without_cuda(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_torch", lambda: ("2.13.0+cpu", None))
+    nvidia_smi(site, RTX_4090)
+    assert problems(site) == [
+        "torch: 2.13.0+cpu cannot use a GPU; take the image's target cuda, or make setup-unsloth"
+    ]  # fmt: skip
+
+
+def test_the_gpus_of_this_job_are_asked_for(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    nvidia_smi(site, RTX_4090, RTX_4090)
+    assert problems(site, gpus=2) == []
+    assert (site / "arguments").read_text().endswith(" --id=1,3\n")
+
+
+def test_memory_that_is_not_told_is_not_judged(site: Path) -> None:
+    nvidia_smi(site, "0, NVIDIA GB10, 580.95.05, [N/A], 12.1")
+    assert problems(site) == []
+
+
+def test_of_a_model_of_unknown_sizes_neither_memory_nor_disk_is_judged(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**12, 10**12, 10))
+    nvidia_smi(site, "0, NVIDIA L4, 580.65.06, 10, 8.9")
+    assert problems(site, model=None) == []
+
+
+def test_disk_for_the_published_setting() -> None:
+    """Rank 128 on Llama 3.2 1B: 90.2 million trained weights, of which four checkpoints with three numbers each exist at
+    once, beside the merged model of 1.236 billion weights."""
+    spec = load_spec("B1", overrides=["backend=unsloth"])
+    expected = 2 * 1.2358e9 + 4 * 90.18e6 * (1 + 3 * 4)
+    assert disk_needed(spec, LLAMA_1B) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_job_on_the_wrong_machine_ends_before_it_computes(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    run = claimed_run(store, tiny_model)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
+    with pytest.raises(MachineError, match="1 promised, and nvidia-smi shows none") as caught:
+        run_job(store, run, tmp_path / "work", gpus=1)
+    assert caught.value.exit_code == 1
+    status = stored(store, run, layout.STATUS)
+    assert (status["state"], status["stages_done"]) == ("FAILED", ["data"])
+    assert "nvidia-smi" in status["message"]
+
+
+def test_torch_is_asked_without_importing_it() -> None:
+    import torch
+
+    assert machine._torch() == (torch.__version__, torch.version.cuda)
