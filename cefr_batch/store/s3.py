@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from threading import Semaphore
+from threading import Lock, Semaphore
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -29,7 +29,6 @@ from cefr_batch.store.base import ObjectInfo, Store, check_key
 from cefr_batch.store.transfer import PART_BYTES, Item, download
 
 try:
-    import boto3
     import botocore.session
     from botocore.config import Config
 
@@ -114,6 +113,13 @@ class Address:
         """Virtual on AWS, unless a dot in the bucket's name would break its certificate; path elsewhere."""
         return self.addressing or ("path" if self.endpoint_url or "." in self.bucket else "virtual")
 
+    def base_url(self, endpoint: str) -> str:
+        """The address to which an object's key is appended."""
+        if self.style == "path":
+            return f"{endpoint.rstrip('/')}/{self.bucket}/"
+        scheme, _, host = endpoint.rstrip("/").partition("://")
+        return f"{scheme}://{self.bucket}.{host}/"
+
     @property
     def url(self) -> str:
         """The address in full: it means the same on a machine with another environment."""
@@ -137,18 +143,31 @@ class S3Store(Store):
         self._bucket = self._address.bucket
         self.url = self._address.url
         self._patience = _seconds(PATIENCE_VARIABLE, _PATIENCE_SECONDS)
-        self._client, self._wire = self._connect()
-        self._endpoint = str(self._client.meta.endpoint_url)
+        self._session = botocore.session.get_session()
+        self._making_client = Lock()
+        self._wire, self._endpoint = self._connect()
         self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="s3-part")
         self._slots = Semaphore(_UPLOADS)
 
     def locate(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._key(key)}"
 
-    def _connect(self) -> tuple[Any, Wire]:
-        """A client and what goes around it. Makes no request."""
+    def _connect(self) -> tuple[Wire, str]:
+        """What most requests go through, and the server's address. Makes no request."""
         address = self._address
-        config = Config(
+        try:
+            endpoint = address.endpoint_url or str(self._client.meta.endpoint_url)
+            region = self._region or str(self._client.meta.region_name)
+            wire = Wire(self._session, address.base_url(endpoint), region, self._config)
+        except FOREIGN as exc:
+            raise explain(exc, self._bucket, address.prefix, address.endpoint_url or "") from exc
+        except ValueError as exc:
+            raise UsageError(f"store {self.url}: {exc}") from exc
+        return wire, endpoint
+
+    @cached_property
+    def _config(self) -> Config:
+        return Config(
             connect_timeout=_CONNECT_SECONDS,
             read_timeout=_READ_SECONDS,
             max_pool_connections=_CONNECTIONS,
@@ -157,22 +176,24 @@ class S3Store(Store):
             # servers, and stored inside the object by others.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={
-                "addressing_style": address.style,
-                "payload_signing_enabled": False,
-            },
+            s3={"addressing_style": self._address.style, "payload_signing_enabled": False},
         )
-        region = address.region or ("us-east-1" if address.endpoint_url else None)
-        try:
-            session = botocore.session.get_session()
-            client = boto3.Session(botocore_session=session).client(
-                "s3", endpoint_url=address.endpoint_url, region_name=region, config=config
+
+    @property
+    def _region(self) -> str | None:
+        return self._address.region or ("us-east-1" if self._address.endpoint_url else None)
+
+    @cached_property
+    def _client(self) -> Any:
+        """boto3's own, for what is asked seldom: to make one takes as long as 300 requests through the wire."""
+        with self._making_client:  # its session is not for several threads
+            if "_client" in self.__dict__:
+                return self.__dict__["_client"]
+            import boto3
+
+            return boto3.Session(botocore_session=self._session).client(
+                "s3", endpoint_url=self._address.endpoint_url, region_name=self._region, config=self._config
             )
-            return client, Wire(session, client, self._bucket)
-        except FOREIGN as exc:
-            raise explain(exc, self._bucket, address.prefix, address.endpoint_url or "") from exc
-        except ValueError as exc:
-            raise UsageError(f"store {self.url}: {exc}") from exc
 
     def _key(self, key: str) -> str:
         check_key(key)

@@ -1,12 +1,13 @@
-"""What botocore raises, as one sentence that names the bucket and the next step."""
+"""What botocore and urllib3 raise, as one sentence that names the bucket and the next step."""
 
 from __future__ import annotations
 
 from botocore import exceptions as boto
+from urllib3 import exceptions as http
 
 from cefr_batch.errors import AlreadyExists, NotFound, StoreError, Unavailable
 
-FOREIGN = (boto.ClientError, boto.BotoCoreError)
+FOREIGN = (boto.ClientError, boto.BotoCoreError, http.HTTPError)
 
 _TRANSIENT_CODES = {
     "BadDigest",  # damaged on the way
@@ -21,6 +22,7 @@ _TRANSIENT_CODES = {
     "TooManyRequests",
     "XAmzContentSHA256Mismatch",
 }
+_TOO_SLOW = {boto.ConnectTimeoutError, boto.ReadTimeoutError, http.ConnectTimeoutError, http.ReadTimeoutError}
 _FULL_CODES = {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull"}
 
 _NEEDED = "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, s3:AbortMultipartUpload"
@@ -64,9 +66,9 @@ def explain(exc: Exception, bucket: str, key: str, endpoint: str) -> StoreError:
         return StoreError(f"{at}: {exc}; correct AWS_PROFILE or ~/.aws/config")
     if isinstance(exc, (boto.CredentialRetrievalError, boto.SSOError, boto.UnauthorizedSSOTokenError)):
         return StoreError(f"{_EXPIRED.format(at=at)} ({exc})")
-    if isinstance(exc, boto.SSLError):
+    if isinstance(exc, (boto.SSLError, http.SSLError)):
         return StoreError(f"{at}: no secure connection to {endpoint}: {exc}; check endpoint_url, or set AWS_CA_BUNDLE")
-    if isinstance(exc, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError)):
+    if isinstance(exc, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, http.HTTPError)):
         return Unavailable(f"{at}: the store at {endpoint} cannot be reached ({_cause(exc)}); check endpoint_url")
     if "parse" in type(exc).__name__.lower():  # an answer that was cut off
         return Unavailable(f"{at}: the store at {endpoint} gave an answer that cannot be read: {exc}")
@@ -93,7 +95,7 @@ def _answered(exc: boto.ClientError, at: str, bucket: str, endpoint: str) -> Sto
 
 def _cause(exc: Exception) -> str:
     """The innermost reason, without the objects' addresses that urllib3 prints."""
-    if isinstance(exc, (boto.ConnectTimeoutError, boto.ReadTimeoutError)):
+    if type(exc) in _TOO_SLOW:  # a refused connection is a subclass
         return "it did not answer in time"
     inner: BaseException = exc
     while inner.__cause__ or inner.__context__:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from botocore import exceptions
+from urllib3 import HTTPConnectionPool
+from urllib3 import exceptions as http
 
 from cefr_batch.errors import AlreadyExists, NotFound, StoreError, Unavailable
 from cefr_batch.store.s3_errors import explain
@@ -83,6 +85,11 @@ def _fields(template: str) -> list[str]:
         exceptions.ConnectionClosedError(endpoint_url="http://h", error=ConnectionResetError()),
         exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2),
         exceptions.ResponseStreamingError(error=OSError()),
+        http.ConnectTimeoutError(),
+        http.ReadTimeoutError(HTTPConnectionPool("h"), "http://h", ""),
+        http.ProtocolError("broken", ConnectionResetError()),
+        http.IncompleteRead(1, 2),
+        http.ProxyError("no tunnel", OSError()),
     ],
 )
 def test_what_a_later_try_may_mend(exc: Exception) -> None:
