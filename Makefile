@@ -16,7 +16,15 @@ DEMO_STORE  = runs/demo
 DEMO_REPORT = report
 DEMO_LEVELS = --level A1 --level A2 --level B1
 
-.PHONY: help setup setup-unsloth demo test lint e2e benchmark locks clean
+# Images: anything that builds as docker does, such as podman, nerdctl, or tests/clusters/image.sh where there is none.
+ENGINE     ?= docker
+IMAGE      ?= cefr-batch
+VERSION     = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' cefr_batch/__init__.py)
+REVISION    = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
+BUILD_IMAGE = $(ENGINE) build --file containers/Dockerfile $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
+
+.PHONY: help setup setup-unsloth demo test lint e2e benchmark locks image image-cpu sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +70,27 @@ benchmark: setup ## transfers against s5cmd, rclone and boto3 on one SeaweedFS
 locks: setup ## renew the locked requirements in containers/ from setup.cfg
 	$(BIN)/python -m pip install --quiet uv
 	tools/locks.sh $(BIN)/uv
+
+image: ## the container image for CUDA, cefr-batch:VERSION-cuda (ENGINE=docker, BASE_IMAGE=debian:bookworm-slim)
+	$(BUILD_IMAGE) --target cuda --tag $(IMAGE):$(VERSION)-cuda .
+
+image-cpu: ## the small one without, cefr-batch:VERSION-cpu; TORCH and TORCH_INDEX say where torch's CPU build comes from
+	$(BUILD_IMAGE) --target cpu --tag $(IMAGE):$(VERSION)-cpu --build-arg TORCH="$(TORCH)" \
+		$(if $(filter-out file,$(origin TORCH_INDEX)),--build-arg TORCH_INDEX="$(TORCH_INDEX)") .
+
+build/tools/.installed: tools/venv.sh
+	PYTHON="$(PYTHON)" tools/venv.sh build/tools
+	build/tools/bin/python -m pip install --quiet cyclonedx-bom pip-audit
+	touch $@
+
+sbom: build/tools/.installed ## the Python packages of each image as CycloneDX: build/sbom-cuda.json, build/sbom-cpu.json
+	build/tools/bin/cyclonedx-py requirements --output-reproducible -o build/sbom-cuda.json containers/requirements-cuda.txt
+	{ cat containers/requirements-cpu.txt; echo "$(TORCH)"; } | \
+		build/tools/bin/cyclonedx-py requirements --output-reproducible -o build/sbom-cpu.json -
+
+audit: build/tools/.installed ## known vulnerabilities of the locked packages (asks pypi.org)
+	build/tools/bin/pip-audit --disable-pip --require-hashes -r containers/requirements-cuda.txt
+	build/tools/bin/pip-audit --disable-pip --require-hashes -r containers/requirements-cpu.txt
 
 clean: ## remove the virtual environments and caches
 	rm -rf $(VENV) .venv-unsloth .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -68,8 +68,11 @@ triton() {
     install_debian gcc libc6-dev libpython3-dev
     install -D containers/cc "$prefix/libexec/cc"
     work=$(mktemp -d)
-    # The driver's library, which is on machines with a GPU only, by name alone: nothing of it is used before it runs.
-    gcc -shared -Wl,-soname,libcuda.so.1 -o "$work/libcuda.so.1" -x c /dev/null
+    # A stand-in for the driver's library, which only machines with a GPU have: what is linked here is its name, and what
+    # it is asked for.
+    grep -ohE '\bcu[A-Z]\w+' "$prefix"/lib/python3*/site-packages/triton/backends/nvidia/driver.c | sort -u |
+        sed 's/.*/void &(void) {}/' >"$work/cuda.c"
+    gcc -shared -Wl,-soname,libcuda.so.1 -o "$work/libcuda.so.1" "$work/cuda.c"
     TRITON_CACHE_DIR=$work/cache "$prefix/bin/python" - "$work" "$prefix/libexec" <<'PYTHON'
 import shutil, sys
 from triton.backends.nvidia import driver
@@ -81,6 +84,7 @@ compiled = compile_so_from_file(source, "cuda_utils", [work], driver.include_dir
 shutil.copyfile(compiled, f"{target}/cuda_utils.so")
 shutil.copyfile(source, f"{target}/driver.c")
 PYTHON
+    grep -q libcuda.so.1 "$prefix/libexec/cuda_utils.so"
     rm -rf "$work"
 }
 
