@@ -1,7 +1,8 @@
 """How fast transfers are, against s5cmd, rclone and boto3's defaults, on the same server in one run.
 
 Every tool runs as a process of its own, so its start counts. Ours hashes every byte with SHA-256 on the way; the others
-do so with ``sha256sum`` afterwards (downloads: is it what was stored?) or before (uploads: what will be stored?).
+do so with ``sha256sum`` afterwards (downloads: is it what was stored?) or before (uploads: what will be stored?). The
+tools take turns; what is printed is the median of some rounds.
 
     make benchmark
 """
@@ -23,7 +24,7 @@ from clusters.s3 import BUCKET, KEYS, Server, program, seaweedfs
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("aws")]
 
-ROUNDS = 3
+ROUNDS = {"large": 3, "small": 9}
 LARGE = 1_200_000_000
 SMALL_FILES = 400
 MEMORY_LIMIT = 300_000_000
@@ -168,25 +169,27 @@ def test_transfers_beside_other_tools(
     listing = tmp_path / "listing.json"
     listing.write_text(json.dumps(entries))
     took: dict[tuple[str, str], list[Took]] = {}
-    for number in range(ROUNDS):
+    for number in range(ROUNDS[kind]):
         for name, tool in tools(server, listing, tmp_path).items():
-            prefix, target = f"{kind}-{name}-{number}", tmp_path / "target"
+            prefix = f"{kind}-{name}-{number}"
+            target = tmp_path / prefix
+            target.mkdir()
             for way, folder in (("up", source), ("down", target)):
-                target.mkdir(exist_ok=True)
                 seconds, memory = measured(tool(way, prefix, folder))
                 hashing = 0.0 if name == "cefr-batch" else hashed(folder)
                 took.setdefault((way, name), []).append(Took(seconds, hashing, memory))
             got = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
             assert got == [key for key, _, _ in entries], name
-            shutil.rmtree(target)
-            empty(server, prefix)
-    best = {key: min(several, key=lambda one: one.whole) for key, several in took.items()}
+            if kind == "large":  # many small files are left: file systems are slower to make new ones just after that
+                shutil.rmtree(target)
+                empty(server, prefix)
+    middle = {key: sorted(several, key=lambda one: one.whole)[len(several) // 2] for key, several in took.items()}
     with capsys.disabled():
         for way in ("up", "down"):
-            others = {name: one for (w, name), one in best.items() if w == way and name != "cefr-batch"}
-            mine, fastest = best[way, "cefr-batch"], min(others, key=lambda name: others[name].whole)
+            others = {name: one for (w, name), one in middle.items() if w == way and name != "cefr-batch"}
+            mine, fastest = middle[way, "cefr-batch"], min(others, key=lambda name: others[name].whole)
             print(f"\n{kind} {way}: cefr-batch {mine.whole:.2f} s, {mine.memory / 1e6:.0f} MB; ", end="")
             print(", ".join(f"{name} {one.seconds:.2f} + {one.hashing:.2f} s" for name, one in others.items()), end="")
             print(f"; {others[fastest].whole / mine.whole:.2f} times as fast as {fastest}")
     for way in ("up", "down"):
-        assert best[way, "cefr-batch"].memory < MEMORY_LIMIT
+        assert max(one.memory for one in took[way, "cefr-batch"]) < MEMORY_LIMIT
