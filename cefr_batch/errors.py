@@ -17,6 +17,7 @@
     ├── NotReady              exit 1   runs that cannot be started, with every reason (exit 2 if one is of usage)
     ├── MachineError          exit 1   a machine that cannot do the job it was given; another one may
     ├── JobFailed             exit 1   a stage of a job failed
+    ├── OutOfMemory           exit 1   a step of training did not fit; the job goes on with smaller batches
     └── Interrupted           exit 75  stopped on request; what was computed is stored
 
 ``cli.main`` is the one place that turns them into a message and an exit code.
@@ -125,6 +126,10 @@ class LaunchError(CefrBatchError):
 
 
 class JobFailed(CefrBatchError):
+    pass
+
+
+class OutOfMemory(CefrBatchError):
     pass
 
 

@@ -175,3 +175,8 @@ class WorkDir:
     @property
     def error(self) -> Path:
         return self.root / "control" / "error.json"
+
+    @property
+    def out_of_memory(self) -> Path:
+        """The batch sizes that did not fit on the GPU."""
+        return self.root / "control" / "out_of_memory.json"

@@ -114,7 +114,7 @@ def test_the_plan_is_what_torch_measures(shape: str, tiny_model: Path, tmp_path:
             spec = load_spec("B1", overrides=[*settings, "training.max_length=512"])
             work = WorkDir(tmp_path / f"run-{rank}-{rows}")
             work.tmp.mkdir(parents=True)
-            train(spec, folder, examples, examples[:4], work, lambda **_: None)
+            train(spec, folder, examples, examples[:4], work, None, lambda **_: None)
             machine = Machine(cuda=False, bf16=spec.training.precision == "bf16")
             planned = training_memory(model, spec, Batch(rows, longest(folder, examples)), machine).total
             lines.append((rank, rows, planned / 1e6, measured[-1] / 1e6, planned / measured[-1] - 1))

@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cefr_batch import layout
 from cefr_batch.files import read_json, sha256_file, write_json
 from cefr_batch.layout import WorkDir
+from cefr_batch.run.batches import TooLarge
 
 # What the trainer saves beside a checkpoint's state: it stands elsewhere, and nobody reads the pickle training_args.bin.
 _NOT_STATE = {"training_args.bin", "README.md", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 
-def publish(work: WorkDir, state: Any, elapsed: float) -> None:
+def publish(work: WorkDir, state: Any, elapsed: float, too_large: Sequence[TooLarge]) -> None:
     """Make the trainer's newest checkpoint count. ``elapsed``: seconds of training up to it."""
     source = work.trainer / f"checkpoint-{state.global_step}"
     target = work.path(layout.checkpoint_name(state.global_step))
@@ -33,6 +36,7 @@ def publish(work: WorkDir, state: Any, elapsed: float) -> None:
         "step": state.global_step,
         "best_step": state.best_global_step,
         "elapsed_seconds": round(elapsed, 3),
+        "out_of_memory": [asdict(one) for one in too_large],
         "files": files,
     }
     write_json(target / layout.CHECKPOINT_MANIFEST, manifest)

@@ -32,6 +32,7 @@ from cefr_batch.errors import (
     JobFailed,
     LeaseLost,
     NotFound,
+    OutOfMemory,
     StoreError,
     Unavailable,
 )
@@ -122,15 +123,18 @@ class _Job:
         if "train" not in self.done:
             check_machine(self.spec, Architecture.of(model_config(self.spec.model)), self.work.root, self.gpus)
         for group in CHILD_GROUPS:
-            pending = [s for s in group if s not in self.done]
-            if pending:
-                self._run_child(pending)
+            while pending := [s for s in group if s not in self.done]:
+                try:
+                    self._run_child(pending)
+                except OutOfMemory as exc:
+                    print(f"cefr-batch: {exc}", flush=True)
         self.stage = "publish"
 
     def _run_child(self, stages: Sequence[str]) -> None:
         self._check_stopping()
         self.stage = stages[0]
-        self.work.progress.unlink(missing_ok=True)
+        for stale in (self.work.progress, self.work.error):
+            stale.unlink(missing_ok=True)
         arguments = [sys.executable, "-m", "cefr_batch.run.stages", str(self.work.root), str(os.getpid()), *stages]
         self.child = subprocess.Popen(
             arguments,
@@ -171,7 +175,7 @@ class _Job:
             text = error["message"]
             if error["kind"] == "bug":
                 text = f"stage {self.stage} stopped with {text}; the log has the details"
-            return JobFailed(text)
+            return OutOfMemory(text) if error["kind"] == OutOfMemory.__name__ else JobFailed(text)
         if code == -signal.SIGKILL:
             return JobFailed(
                 f"stage {self.stage} was killed by the system, most likely for want of memory; "

@@ -135,12 +135,25 @@ def baseline(job: Context) -> dict[str, Any]:
 
 
 def train(job: Context) -> dict[str, Any]:
-    from cefr_batch.run.train import train
+    from cefr_batch.run import checkpoints
 
-    result = train(job.spec, job.model_path, job.dataset.train, job.evaluated, job.work, job.progress)
+    resume = checkpoints.restore(job.work)
+    if job.spec.resources.gpus > 1:
+        from cefr_batch.run.processes import train_in_processes
+
+        result = train_in_processes(job, resume)
+    else:
+        result = train_here(job, resume)
     from cefr_batch.run.model import Machine
 
     return {**result, "machine": asdict(Machine.here()), "versions": _versions()}
+
+
+def train_here(job: Context, resume: Path | None) -> dict[str, Any]:
+    """The training of this process: all of it, or its share."""
+    from cefr_batch.run.train import train
+
+    return train(job.spec, job.model_path, job.dataset.train, job.evaluated, job.work, resume, job.progress)
 
 
 def tuned(job: Context) -> dict[str, Any]:
@@ -209,8 +222,8 @@ def run_stage(job: Context, stage: str) -> None:
     print(f"== {stage} done in {seconds:.1f} s", flush=True)
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when the job's is gone: nothing goes on unsupervised (Linux)."""
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent is gone: nothing goes on unsupervised (Linux)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # prctl(2)
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -218,22 +231,30 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
+def tell(work: WorkDir, exc: Exception) -> int:
+    """Leave word for the job of why a stage ended, and return the exit code. Where several processes fail, the first one
+    knows why."""
+    ours = isinstance(exc, CefrBatchError)
+    if not ours:
+        traceback.print_exc()
+    kind, message = (type(exc).__name__, str(exc)) if ours else ("bug", f"{type(exc).__name__}: {exc}".strip())
+    code = exc.exit_code if isinstance(exc, CefrBatchError) else 1
+    if not work.error.is_file():
+        write_json(work.error, {"message": message, "kind": kind, "exit_code": code})
+    return code
+
+
 def main(argv: list[str]) -> int:
     folder, parent, *stages = argv
-    _die_with(int(parent))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job decides, and says so by SIGTERM
+    die_with(int(parent))
+    for number in (signal.SIGINT, signal.SIGUSR2):  # the job decides, and says so by SIGTERM
+        signal.signal(number, signal.SIG_IGN)
     job = Context(WorkDir(Path(folder)))
     try:
         for stage in stages:
             run_stage(job, stage)
-    except CefrBatchError as exc:
-        write_json(job.work.error, {"message": str(exc), "kind": type(exc).__name__, "exit_code": exc.exit_code})
-        return exc.exit_code
     except Exception as exc:
-        traceback.print_exc()
-        message = f"{type(exc).__name__}: {exc}".strip()
-        write_json(job.work.error, {"message": message, "kind": "bug", "exit_code": 1})
-        return 1
+        return tell(job.work, exc)
     return 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
@@ -21,6 +22,7 @@ from cefr_batch.files import read_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.run import checkpoints
+from cefr_batch.run.batches import TooLarge
 
 _TAGS = {
     "loss": "train/loss",
@@ -31,22 +33,32 @@ _TAGS = {
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
-    """Progress, TensorBoard, checkpoints; stops at a step's end after SIGTERM."""
+    """Progress, TensorBoard, checkpoints; stops at a step's end after SIGTERM.
 
-    def __init__(self, spec: RunSpec, work: WorkDir, resume: Path | None, report: Callable[..., None]) -> None:
+    In a process group all stop at the same step, and the first one tells and writes.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        work: WorkDir,
+        resume: Path | None,
+        report: Callable[..., None],
+        too_large: Sequence[TooLarge],
+    ) -> None:
         manifest = read_json(resume / layout.CHECKPOINT_MANIFEST) if resume else {"step": 0, "elapsed_seconds": 0.0}
-        self._spec, self._work, self._report = spec, work, report
+        self._spec, self._work, self._report, self._too_large = spec, work, report, too_large
         self._before = float(manifest["elapsed_seconds"])
         self._first_step = int(manifest["step"])
         self._started = time.monotonic()
-        self._stopping = False
-        self._tensorboard = SummaryWriter(
-            work.path(layout.TENSORBOARD), purge_step=self._first_step + 1 if resume else None, flush_secs=5
-        )
+        self._asked_to_stop = False
+        self._stopping = False  # at the end of this step
+        self._purge_step = self._first_step + 1 if resume else None
+        self._tensorboard: SummaryWriter | None = None
         signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
+        self._asked_to_stop = True
 
     def elapsed(self) -> float:
         """Seconds of training, those before the resumed checkpoint included."""
@@ -54,12 +66,16 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._started = time.monotonic()
+        if state.is_world_process_zero:
+            folder = self._work.path(layout.TENSORBOARD)
+            self._tensorboard = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=5)
         self._progress(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if control.should_evaluate and state.global_step % args.eval_steps:
             # the trainer's extra evaluation at the end; the seed had none. Kept where it would be the only one.
             control.should_evaluate = state.global_step < args.eval_steps
+        self._stopping = _any_process(self._asked_to_stop, args)
         if self._stopping:
             control.should_save = True
 
@@ -73,6 +89,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         self._progress(state)
 
     def _write_entries(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        if self._tensorboard is None:
+            return
         for entry in entries:
             values = {key: entry[key] for key in _TAGS if key in entry}
             print(f"step {entry['step']} epoch {entry['epoch']:.2f}", *(f"{k} {v:.4g}" for k, v in values.items()))
@@ -80,14 +98,20 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
                 self._tensorboard.add_scalar(_TAGS[key], value, entry["step"])
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoints.publish(self._work, state, self.elapsed())
+        _wait_for_all(args)  # each process saves the state of its random numbers
+        if state.is_world_process_zero:
+            checkpoints.publish(self._work, state, self.elapsed(), self._too_large)
+        _wait_for_all(args)
         if self._stopping and state.global_step < state.max_steps:
             raise Interrupted(f"stopped on request after step {state.global_step}; its checkpoint is written")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._tensorboard.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     def _progress(self, state: Any) -> None:
+        if not state.is_world_process_zero:
+            return
         done = state.global_step - self._first_step
         left = state.max_steps - state.global_step
         rate = (time.monotonic() - self._started) / done if done else None
@@ -100,6 +124,20 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
             eval_loss=next((row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None),
             eta_seconds=round(rate * left, 1) if rate is not None else None,
         )
+
+
+def _any_process(value: bool, args: Any) -> bool:
+    """Whether it is so in any process of the group; all get the same answer."""
+    if args.world_size == 1:
+        return value
+    flag = torch.tensor(int(value), device=args.device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag.item())
+
+
+def _wait_for_all(args: Any) -> None:
+    if args.world_size > 1:
+        torch.distributed.barrier()
 
 
 def fold_log(history: Sequence[Mapping[str, Any]], logging_steps: int, last_step: int) -> list[dict[str, Any]]:

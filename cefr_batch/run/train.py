@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cefr_batch.data import Example
 from cefr_batch.errors import ModelError
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
-from cefr_batch.run import checkpoints
+from cefr_batch.run.batches import TooLarge, batch_of, known_too_large, out_of_memory
 
 
 def import_backend(backend: str) -> None:
@@ -34,27 +35,30 @@ def train(
     train_examples: Sequence[Example],
     eval_examples: Sequence[Example],
     work: WorkDir,
+    resume: Path | None,
     report: Callable[..., None],
 ) -> dict[str, Any]:
-    """Train until done, resuming from the newest checkpoint in ``work``; write ``adapter/`` from the best checkpoint.
+    """Train until done, from the checkpoint ``resume`` on; write ``adapter/`` from the best checkpoint.
 
-    ``report(**progress)`` is called after every step. Returns the stage's result: ``train``, ``log``, ``best``. Raises
-    ``Interrupted`` after SIGTERM, with a checkpoint of the last finished step written.
+    In a process group each process trains its share, and the first one writes. ``report(**progress)`` is called after
+    every step. Returns the stage's result: ``train``, ``log``, ``best``. Raises ``Interrupted`` after SIGTERM, with a
+    checkpoint of the last finished step written, and ``OutOfMemory`` where smaller batches may fit.
     """
     import_backend(spec.backend)
     import torch
+    from accelerate.utils.memory import should_reduce_batch_size
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
     from cefr_batch.run.steps import Steps
 
+    too_large = known_too_large(work, resume)
     model, tokenizer = _trainable(spec, model_path)
     train_set, eval_set = (_tokenized(spec, tokenizer, e) for e in (train_examples, eval_examples))
-    resume = checkpoints.restore(work)
-    callback = Steps(spec, work, resume, report)
+    callback = Steps(spec, work, resume, report, too_large)
     trainer = SFTTrainer(
         model=model,
-        args=_arguments(spec, work, len(eval_set)),
+        args=_arguments(spec, work, len(eval_set), too_large),
         train_dataset=train_set,
         eval_dataset=eval_set,
         processing_class=tokenizer,
@@ -62,9 +66,15 @@ def train(
         callbacks=[callback],
     )
     trainer.remove_callback(PrinterCallback)  # every step's raw figures; the callback prints the run's log
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    _save_adapter(trainer.model, spec, work)
-    result = _result(spec, trainer.state, len(train_set), callback.elapsed())
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except RuntimeError as exc:  # torch.OutOfMemoryError is one
+        if not should_reduce_batch_size(exc):
+            raise
+        raise out_of_memory(spec, work, too_large, trainer.state.global_step + 1) from exc
+    if trainer.is_world_process_zero():
+        _save_adapter(trainer.model, spec, work)
+    result = _result(spec, trainer.state, len(train_set), callback.elapsed(), too_large)
     if torch.cuda.is_available():
         result["peak_gpu_memory_gb"] = round(torch.cuda.max_memory_reserved() / 1e9, 2)
     return result
@@ -150,20 +160,23 @@ def _collator(pad_id: int) -> Any:
     return DataCollatorForLanguageModeling(pad_token_id=pad_id)
 
 
-def _arguments(spec: RunSpec, work: WorkDir, eval_examples: int) -> Any:
+def _arguments(spec: RunSpec, work: WorkDir, eval_examples: int, too_large: Sequence[TooLarge]) -> Any:
     import torch
     from trl import SFTConfig
 
     from cefr_batch.run.model import use_bf16
 
     t, cuda = spec.training, torch.cuda.is_available()
+    batch = batch_of(spec, too_large)
+    eval_batch = min(spec.evaluation.batch_size, eval_examples)
     return SFTConfig(
         output_dir=str(work.trainer),
         num_train_epochs=t.epochs,
         max_steps=t.max_steps or -1,
-        per_device_train_batch_size=t.batch_size,
-        per_device_eval_batch_size=min(spec.evaluation.batch_size, eval_examples),
-        gradient_accumulation_steps=t.gradient_accumulation_steps,
+        per_device_train_batch_size=batch.rows,
+        per_device_eval_batch_size=min(eval_batch, batch.rows) if too_large else eval_batch,
+        gradient_accumulation_steps=batch.accumulation,
+        ddp_find_unused_parameters=False,
         learning_rate=t.learning_rate,
         warmup_steps=t.warmup_ratio,  # below 1: a share of all steps
         lr_scheduler_type=t.lr_scheduler,
@@ -191,13 +204,14 @@ def _arguments(spec: RunSpec, work: WorkDir, eval_examples: int) -> Any:
     )
 
 
-def _result(spec: RunSpec, state: Any, examples: int, seconds: float) -> dict[str, Any]:
+def _result(spec: RunSpec, state: Any, examples: int, seconds: float, too_large: Sequence[TooLarge]) -> dict[str, Any]:
     from cefr_batch.run.steps import fold_log
 
     log = fold_log(state.log_history, spec.training.logging_steps, state.max_steps)
     evaluations = [e for e in log if "eval_loss" in e]
     losses = [e["loss"] for e in log if "loss" in e]
     epochs = log[-1]["epoch"]
+    batch = batch_of(spec, too_large)
     return {
         "train": {
             "examples": examples,
@@ -206,6 +220,10 @@ def _result(spec: RunSpec, state: Any, examples: int, seconds: float) -> dict[st
             "duration_seconds": round(seconds, 3),
             "samples_per_second": round(examples * epochs / seconds, 3),
             "final_loss": losses[-1],
+            "batch_size": batch.rows,
+            "gradient_accumulation_steps": batch.accumulation,
+            "gpus": spec.resources.gpus,
+            "out_of_memory": [asdict(one) for one in too_large],
         },
         "log": log,
         "best": min(evaluations, key=lambda e: e["eval_loss"]),

@@ -1,0 +1,72 @@
+"""Data-parallel training: torchrun's launcher starts a process for each GPU, each trains its share of every step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cefr_batch import errors
+from cefr_batch.errors import CefrBatchError, Interrupted, JobFailed
+from cefr_batch.files import read_json
+from cefr_batch.layout import WorkDir
+
+if TYPE_CHECKING:
+    from cefr_batch.run.stages import Context
+
+STOP_SECONDS = 60  # for the step that is under way and its checkpoint; then the processes are killed
+
+
+def train_in_processes(job: Context, resume: Path | None) -> dict[str, Any]:
+    """What ``run.train.train`` does, by ``resources.gpus`` processes on this machine. Returns the first one's result."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=job.spec.resources.gpus,
+        run_id=job.work.root.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",  # any free port
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        shutdown_timeout=STOP_SECONDS,
+    )
+    try:
+        results = elastic_launch(config, _process)(job.work.root, resume, os.getpid())
+    except (ChildFailedError, SignalException) as exc:
+        raise _told(job.work, exc) from exc
+    first: dict[str, Any] = results[0]
+    return first
+
+
+def _process(root: Path, resume: Path | None, parent: int) -> dict[str, Any]:
+    """One process of the group, with ``RANK`` and the like in its environment."""
+    import torch
+
+    from cefr_batch.run.stages import Context, die_with, tell, train_here
+
+    die_with(parent)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    job = Context(WorkDir(root), stage="train")
+    try:
+        return train_here(job, resume)
+    except Exception as exc:
+        tell(job.work, exc)
+        raise
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _told(work: WorkDir, exc: Exception) -> CefrBatchError:
+    """What the process that failed first said of it."""
+    if not work.error.is_file():
+        return Interrupted("stopped on request") if "Signal" in type(exc).__name__ else JobFailed(str(exc))
+    error = read_json(work.error)
+    kind = getattr(errors, error["kind"], JobFailed)
+    raised: CefrBatchError = kind(error["message"])
+    return raised

@@ -1,0 +1,105 @@
+"""Must show: out of memory at steps 1, 7 and 30, the run completes with the same steps, batches and, nearly, loss."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scarce_memory import Seen, environment, limited
+from test_entry import claimed_run, stored
+from test_train import work_folder
+
+from cefr_batch import layout
+from cefr_batch.errors import JobFailed, OutOfMemory
+from cefr_batch.files import read_json
+from cefr_batch.run.stages import Context, run_stage
+from cefr_batch.spec import load_spec
+from cefr_batch.store.local import LocalStore
+
+SETTINGS = ["backend=peft", "data.examples=50", "data.words_per_example=3", "lora.rank=4", "evaluation.max_examples=4"]
+SETTINGS += ["training.batch_size=8", "training.gradient_accumulation_steps=1", "training.epochs=6"]
+SETTINGS += ["training.eval_steps=5", "training.logging_steps=1", "training.learning_rate=1e-3"]
+EXAMPLES, STEPS = 45, 36
+
+
+def trained(model: Path, root: Path, sizes: Mapping[int, int], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Seen]:
+    """The result of the training stage, started again after each time it ran out of memory, and every batch tried."""
+    from trl import SFTTrainer
+
+    spec = load_spec("B1", overrides=[f"model.name={model}", *SETTINGS])
+    work = work_folder(root, spec)
+    seen: Seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(SFTTrainer, "training_step", limited(SFTTrainer.training_step, sizes, seen))
+        while True:
+            try:
+                run_stage(Context(work), "train")
+            except OutOfMemory:
+                continue
+            return read_json(work.path(layout.stage_name("train")))["result"], seen
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        result, seen = trained(tiny_model, tmp_path_factory.mktemp("undisturbed") / "run", {}, patch)
+    assert {rows for _, rows in seen} <= set(range(1, 9))
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 7, 30])
+def test_out_of_memory_once(
+    step: int, tiny_model: Path, tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, seen = trained(tiny_model, tmp_path / "run", {step: 4}, monkeypatch)
+    figures, reference = result["train"], undisturbed["train"]
+    assert figures["out_of_memory"] == [{"step": step, "batch_size": 8}]
+    assert (figures["batch_size"], figures["gradient_accumulation_steps"]) == (4, 2)
+    assert figures["steps"] == reference["steps"] == STEPS
+    assert [e["step"] for e in result["log"]] == [e["step"] for e in undisturbed["log"]]
+    rates = [[e["learning_rate"] for e in r["log"] if "loss" in e] for r in (result, undisturbed)]
+    assert rates[0] == rates[1]
+    assert figures["final_loss"] == pytest.approx(reference["final_loss"], rel=0.01)
+
+    failed = next(i for i, (at, rows) in enumerate(seen) if at == step and rows > 4)
+    checkpoint = (step - 1) // 5 * 5
+    assert seen[failed + 1][0] == checkpoint + 1, "what the last checkpoint has is not done again"
+    assert {rows for _, rows in seen[failed + 1 :]} <= {1, 2, 3, 4}
+    for number in range(checkpoint + 1, STEPS + 1):
+        examples = sum(rows for at, rows in seen[failed + 1 :] if at == number)
+        assert examples == (8 if number % 6 else EXAMPLES % 8), "a step has as many examples as before"
+
+
+@pytest.mark.slow
+def test_a_job_goes_on_by_itself_with_smaller_and_smaller_batches(tiny_model: Path, tmp_path: Path) -> None:
+    """Twice in one job, by the command that every launcher starts; the run's record says so."""
+    store = LocalStore(tmp_path / "store")
+    run = claimed_run(store, tiny_model, "training.batch_size=4")
+    command = [sys.executable, "-m", "cefr_batch", "run-job", run, "--store", store.url]
+    (tmp_path / "scarce").mkdir()
+    scarce = environment({1: 2, 7: 1}, tmp_path / "scarce")
+    done = subprocess.run(command, env=scarce, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    train = stored(store, run, layout.METRICS)["train"]
+    expected = [{"step": 1, "batch_size": 4}, {"step": 7, "batch_size": 2}]
+    assert train["out_of_memory"] == expected
+    assert (train["batch_size"], train["gradient_accumulation_steps"], train["steps"]) == (1, 4, 8)
+    assert "step 7 ran out of memory with 2 examples at once; training goes on from the last checkpoint with 1 x 4" in (
+        done.stdout
+    )
+    assert stored(store, run, layout.STATUS)["attempt"] == 1
+    manifest = stored(store, run, f"{layout.checkpoint_name(8)}/{layout.CHECKPOINT_MANIFEST}")
+    assert manifest["out_of_memory"] == expected
+
+
+@pytest.mark.slow
+def test_when_not_even_one_example_fits_the_stage_fails(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(JobFailed, match="step 1 does not fit into the GPU's memory with one example at a time"):
+        trained(tiny_model, tmp_path / "run", {1: 0}, monkeypatch)
