@@ -77,20 +77,13 @@ def run_states(store: Store, runs: Iterable[str]) -> list[RunState]:
         found = list(pool.map(partial(_read, store), runs))
         observations = _observe([facts.submission for facts in found if facts.submission and not facts.complete])
 
-        def settled(facts: Facts) -> RunState:
-            if _may_have_ended(facts, observations):  # read before its end was seen: its last words may have come since
-                facts = _read(store, facts.run)
+        def state(facts: Facts) -> RunState:
             observation = observations.get(facts.submission.job) if facts.submission else None
+            if not facts.complete and not facts.damage:
+                facts = _with_last_words(store, facts, observation)
             return _joined(store, facts, *judge(facts, observation))
 
-        return list(pool.map(settled, found))
-
-
-def _may_have_ended(facts: Facts, observations: Mapping[Job, Observation]) -> bool:
-    if facts.complete or facts.submission is None or facts.status.get("state") in (State.PREEMPTED, State.FAILED):
-        return False
-    observation = observations.get(facts.submission.job)
-    return observation is None or observation.state not in (State.PENDING, State.RUNNING)
+        return list(pool.map(state, found))
 
 
 def judge(facts: Facts, observation: Observation | None) -> tuple[State, str]:
@@ -140,17 +133,31 @@ def _unseen(facts: Facts, why: str) -> tuple[State, str]:
 
 
 def _read(store: Store, run: str) -> Facts:
+    """All of a complete run; of another what has to be known to ask for its job."""
     try:
         complete_at = _complete_at(store, run)
         if complete_at is not None:
             return _read_complete(store, run, complete_at)
-        submission = read_submission(store, run)
+        return Facts(run, submission=read_submission(store, run))
+    except StoreError as exc:
+        return Facts(run, damage=str(exc))
+
+
+def _with_last_words(store: Store, facts: Facts, observation: Observation | None) -> Facts:
+    """What the job said last. Read after its launcher was asked: if it had ended by then, no more is to come."""
+    run, submission = facts.run, facts.submission
+    try:
         status = _read_status(store, run)
         if submission and status and parse_time(status["updated_at"]) < parse_time(submission.submitted_at):
             status = {}
+        ended = observation is not None and observation.state.finished
+        if ended and status.get("state") not in (State.PREEMPTED, State.FAILED):
+            complete_at = _complete_at(store, run)
+            if complete_at is not None:
+                return _read_complete(store, run, complete_at)
         if not submission and not status:
             store.get_json(layout.run_key(run, layout.SPEC))
-        return Facts(run, submission=submission, status=status)
+        return replace(facts, status=status)
     except StoreError as exc:
         return Facts(run, damage=str(exc))
 

@@ -35,7 +35,7 @@ MOST_EVALUATIONS = 15  # rows of a loss progression; of a longer run it shows a 
 def result_sections(result: Result) -> list[str]:
     """All sections of a complete run, from its description to its plots."""
     m, settings = result.metrics, dict(flat(result.spec))
-    attempts = f", in {m.attempts} attempts" if m.attempts and m.attempts > 1 else ""
+    attempts = f", in {m.attempts} attempts ({_repeated(m)})" if m.attempts and m.attempts > 1 else ""
     return [
         f"Run {code(result.run)}: {code(m.model)} fine-tuned by {METHODS.get(m.backend) or escaped(m.backend)}, "
         f"finished {escaped(time(result.complete_at))}{attempts}.",
@@ -50,6 +50,14 @@ def result_sections(result: Result) -> list[str]:
         *_artifacts(result),
         *_plots(result),
     ]
+
+
+def _repeated(m: MetricsFile) -> str:
+    """What restarts cost."""
+    if not m.repeated_steps:
+        return "no training step was lost"
+    seconds = m.repeated_steps * m.train.duration_seconds / m.train.steps
+    return f"{count(m.repeated_steps)} training steps were repeated, about {seconds:.0f} s"
 
 
 def _dataset(result: Result, settings: Settings) -> list[str]:

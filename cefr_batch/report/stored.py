@@ -125,6 +125,7 @@ class MetricsFile(_Stored):
     leakage: Leakage
     data: Data
     attempts: int | None = None
+    repeated_steps: int = 0
     machine: Machine | None = None
     versions: dict[str, str] = {}
     evaluation: Evaluation | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cefr_batch import layout
@@ -18,14 +19,15 @@ from cefr_batch.store.transfer import Item, hashes
 _MUTABLE = (layout.MANIFEST, layout.STATUS, layout.SUBMISSION)
 
 
-def metrics(work: WorkDir, run: str, spec: RunSpec, attempts: int) -> dict[str, Any]:
-    """Every number of the report, with units in the names."""
+def metrics(work: WorkDir, run: str, spec: RunSpec, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Every number of the report, with units in the names. ``attempts``: their records."""
     found: dict[str, Any] = {
         "run": run,
         "level": spec.level.value,
         "backend": spec.backend,
         "model": spec.model.name,
-        "attempts": attempts,
+        "attempts": len(attempts),
+        "repeated_steps": sum(attempt.get("repeated_steps", 0) for attempt in attempts),
         "stage_seconds": {},
     }
     for stage in STAGES[:-1]:

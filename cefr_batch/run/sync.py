@@ -105,6 +105,10 @@ class Mirror:
         prefix = self.key(layout.STAGES) + "/"
         return {Path(o.key).stem for o in self.store.objects(prefix)}
 
+    def attempts(self) -> list[Any]:
+        """The records of all attempts of the run."""
+        return [self.store.get_json(stored.key) for stored in self.store.objects(self.key(layout.ATTEMPTS) + "/")]
+
     def stored_checkpoints(self) -> list[int]:
         """The steps of the complete checkpoints in the store, ascending."""
         prefix = self.key(layout.CHECKPOINTS) + "/step-"

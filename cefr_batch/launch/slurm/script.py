@@ -13,7 +13,7 @@ from cefr_batch.launch.base import Batch, JobOrder
 from cefr_batch.launch.slurm.site import SlurmSite
 from cefr_batch.store import store_folder
 
-_REPORT = {"cpus": "1", "memory": "4G", "time": "00:30:00"}
+_REPORT = {"cpus": "1", "memory": "2G", "time": "00:30:00"}
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def _jobs(site: SlurmSite, orders: Sequence[JobOrder]) -> Script:
         limit = f"%{site.array_limit}" if site.array_limit else ""
         directives["array"] = f"0-{len(runs) - 1}{limit}"
     directives["output"] = str(site.jobs / ("%A_%a_0_log.out" if len(runs) > 1 else "%j_0_log.out"))
-    gpus = bool(site.gres)
-    commands = tuple(_run_job(site, order, gpus=gpus) for order in orders)
+    commands = tuple(_run_job(site, order) for order in orders)
     return Script(_text(site, directives, str(site.cpus)), commands)
 
 
@@ -112,9 +111,12 @@ def _quoted_option(option: str) -> str:
     return f"{name}={shlex.quote(value)}" if equals else name
 
 
-def _run_job(site: SlurmSite, order: JobOrder, *, gpus: bool) -> tuple[str, ...]:
-    words = ("run-job", order.run, "--store", order.store_url, "--work", str(site.work_root))
-    return in_container(site, words, order.store_url, gpus=gpus)
+def _run_job(site: SlurmSite, order: JobOrder) -> tuple[str, ...]:
+    request = site.gpu_request
+    gpus = max(order.gpus, request[1]) if request else 0
+    promise = ("--gpus", str(gpus)) if gpus and site.check_gpu else ()
+    words = ("run-job", order.run, "--store", order.store_url, "--work", str(site.work_root), *promise)
+    return in_container(site, words, order.store_url, gpus=gpus > 0)
 
 
 def in_container(site: SlurmSite, words: Iterable[str], store_url: str, *, gpus: bool) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ class SlurmSite(Part):
     credentials: Literal["file", "environment"]
     gpu: Word | None
     price_per_hour: Annotated[float, Field(ge=0)] | None
+    check_gpu: bool
 
     @model_validator(mode="after")
     def _time_for_a_checkpoint(self) -> SlurmSite:

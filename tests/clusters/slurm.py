@@ -1,0 +1,92 @@
+"""The Slurm that ``slurm.sh`` brings up, for tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("slurm.sh")
+
+
+def run(*command: str) -> str:
+    """The standard output of one of Slurm's commands; it must succeed."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def script(*arguments: str) -> None:
+    done = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def why_not() -> str:
+    """What keeps a Slurm from being brought up here; empty: nothing."""
+    if os.geteuid() != 0:
+        return "needs root, to bring up a Slurm (tests/clusters/slurm.sh)"
+    if not shutil.which("slurmctld") and not shutil.which("apt-get"):
+        return "needs Slurm, or apt-get to install it (tests/clusters/slurm.sh)"
+    return ""
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """A running Slurm; one that runs already is left running."""
+    before = subprocess.run(["pgrep", "-x", "slurmctld"], capture_output=True).returncode == 0
+    script("up")
+    try:
+        yield
+    finally:
+        if not before:
+            script("down")
+
+
+def until(condition: Callable[[], bool], seconds: float = 400.0) -> None:
+    """Wait for a condition; fail if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
+        time.sleep(0.25)
+
+
+def state(job: str) -> str:
+    """What squeue says of a job, as in ``RUNNING``; empty once it is forgotten."""
+    done = subprocess.run(
+        ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"], capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def node(job: str) -> str:
+    return run("squeue", "--noheader", f"--jobs={job}", "--format=%N")
+
+
+def start_now(job: str) -> None:
+    """A requeued job waits two minutes before it starts again; not here."""
+    until(lambda: state(job) == "PENDING")
+    run("scontrol", "update", f"jobid={job}", "StartTime=now")
+    until(lambda: state(job) != "PENDING")
+
+
+def bring_back(lost: str, job: str) -> None:
+    """Bring a killed node back, then let the job that it lost start. A job that starts on the node while slurmctld still
+    tells it to end what it ran before is ended with it (seen with 22.05), as both have the same number."""
+    run("scontrol", "hold", job)
+    script("start-node", lost)
+    until(lambda: run("sinfo", "--noheader", f"--nodes={lost}", "--format=%T").splitlines()[0] == "idle")
+    run("scontrol", "release", job)
+    start_now(job)
+
+
+def preempt(job: str) -> None:
+    """Have a running job preempted by one of the urgent partition, and requeued."""
+    urgent = run(
+        "sbatch", "--parsable", "--partition=urgent", "--gres=gpu:1", f"--nodelist={node(job)}", "--output=/dev/null",
+        "--wrap=sleep 600",
+    )  # fmt: skip
+    until(lambda: state(job) == "PENDING")
+    run("scancel", urgent)
+    until(lambda: state(urgent) in ("", "CANCELLED"))

@@ -1,0 +1,184 @@
+#!/usr/bin/env bash
+# A real Slurm on one Debian 12 machine with root, from Debian's packages: munge, MariaDB, slurmdbd (so that sacct works),
+# slurmctld and two nodes n1 and n2, each with one gpu:rtx4090 (a count: there is no device behind it).
+#
+#   slurm.sh up                    install what is missing, start what does not run; sinfo, sbatch and sacct then work
+#   slurm.sh down                  stop what this script started, and drop its state
+#   slurm.sh kill-node n1          kill a node's slurmd and everything that runs on it, with SIGKILL
+#   slurm.sh start-node n1         bring it back
+#   slurm.sh restart-controller    kill slurmctld with SIGKILL and start it again
+#
+# Partitions: gpu (the default; its jobs can be preempted, with 20 s of grace, and are requeued), urgent (preempts gpu).
+# A preempted job gets SIGTERM; with SLURM_E2E_USER_SIGNAL=1 at `up`, its own --signal first. Both kinds of site exist.
+set -euo pipefail
+state=${SLURM_STATE:-/run/slurm-e2e}
+host=$(hostname)
+
+say() { echo "slurm.sh: $*" >&2; }
+
+wait_for() { # SECONDS WHAT COMMAND...
+    local left=$1 what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        left=$((left - 1))
+        [[ $left -gt 0 ]] || {
+            say "gave up waiting for $what; see $state/log"
+            exit 1
+        }
+        sleep 1
+    done
+}
+
+alive() { [[ -f $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
+
+install_packages() {
+    command -v slurmctld slurmdbd munged mariadbd >/dev/null && return
+    { apt-get update -q &&
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -q slurm-wlm slurmdbd munge mariadb-server; } >/dev/null 2>&1 || {
+        say "Slurm cannot be installed: apt-get install slurm-wlm slurmdbd munge mariadb-server"
+        exit 1
+    }
+}
+
+start_munge() {
+    [[ -s /etc/munge/munge.key ]] || mungekey -c
+    chown munge: /etc/munge/munge.key
+    munge -n >/dev/null 2>&1 || su -s /bin/sh munge -c /usr/sbin/munged
+    wait_for 10 munge sh -c 'munge -n | unmunge'
+}
+
+start_database() {
+    local sql="mariadb --socket=/run/mysqld/mysqld.sock"
+    [[ -d $state/mysql/mysql ]] || mariadb-install-db --user=mysql --datadir="$state/mysql" \
+        --auth-root-authentication-method=socket >/dev/null 2>&1
+    $sql -e 'select 1' >/dev/null 2>&1 || setsid mariadbd --no-defaults --user=mysql --datadir="$state/mysql" \
+        --socket=/run/mysqld/mysqld.sock --pid-file="$state/mysql/pid" --skip-networking \
+        --innodb-buffer-pool-size=64M >"$state/log/mariadb.log" 2>&1 </dev/null &
+    wait_for 30 MariaDB $sql -e 'select 1'
+    $sql -e "create database if not exists slurm_acct_db;
+        create user if not exists slurm@localhost identified by 'slurm-e2e';
+        grant all on slurm_acct_db.* to slurm@localhost;"
+}
+
+configure() {
+    cat >/etc/slurm/slurmdbd.conf <<EOF
+AuthType=auth/munge
+DbdHost=localhost
+SlurmUser=slurm
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=slurm
+StoragePass=slurm-e2e
+StorageLoc=slurm_acct_db
+LogFile=$state/log/slurmdbd.log
+PidFile=$state/slurmdbd.pid
+EOF
+    chown slurm /etc/slurm/slurmdbd.conf
+    chmod 600 /etc/slurm/slurmdbd.conf
+    cat >/etc/slurm/slurm.conf <<EOF
+ClusterName=e2e
+SlurmctldHost=$host(127.0.0.1)
+AuthType=auth/munge
+SlurmUser=slurm
+SlurmdUser=root
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+ReturnToService=2
+StateSaveLocation=$state/ctld
+SlurmdSpoolDir=$state/%n
+SlurmctldPidFile=$state/slurmctld.pid
+SlurmdPidFile=$state/slurmd.%n.pid
+SlurmctldLogFile=$state/log/slurmctld.log
+SlurmdLogFile=$state/log/slurmd.%n.log
+SlurmdParameters=config_overrides
+SlurmctldTimeout=30
+SlurmdTimeout=15
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+GresTypes=gpu
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStorageTRES=gres/gpu
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=2
+SchedulerParameters=sched_interval=2,bf_interval=2,requeue_delay=1
+KillWait=10
+MinJobAge=300
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+${SLURM_E2E_USER_SIGNAL:+SlurmctldParameters=preempt_send_user_signal}
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=4 RealMemory=16000 Gres=gpu:rtx4090:1
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=4 RealMemory=16000 Gres=gpu:rtx4090:1
+PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+EOF
+    printf 'NodeName=n1 Name=gpu Type=rtx4090 File=/dev/null\nNodeName=n2 Name=gpu Type=rtx4090 File=/dev/zero\n' \
+        >/etc/slurm/gres.conf
+}
+
+start_node() { alive "$state/slurmd.$1.pid" || slurmd -N "$1"; }
+
+kill_node() { # slurmd, its slurmstepd (which are no longer its children), and all that they started
+    local process
+    kill -9 "$(cat "$state/slurmd.$1.pid")"
+    rm -f "$state/slurmd.$1.pid"
+    for process in $(pgrep -x slurmstepd); do
+        grep -q -s -a "SLURMD_NODENAME=$1" $(pgrep -P "$process" | sed 's|.*|/proc/&/environ|') /dev/null || continue
+        kill_tree "$process"
+    done
+}
+
+kill_tree() {
+    local child
+    kill -STOP "$1" 2>/dev/null || true
+    for child in $(pgrep -P "$1"); do kill_tree "$child"; done
+    kill -9 "$1" 2>/dev/null || true
+}
+
+restart_controller() {
+    kill -9 "$(cat "$state/slurmctld.pid")"
+    wait_for 10 "the end of slurmctld" sh -c '! pgrep -x slurmctld'
+    slurmctld
+    wait_for 30 slurmctld scontrol ping
+}
+
+up() {
+    install_packages
+    mkdir -p "$state"/{log,ctld,n1,n2,mysql} /run/munge /run/mysqld /etc/slurm
+    chown munge /run/munge
+    chown slurm "$state" "$state"/{log,ctld}
+    chown mysql "$state/mysql" /run/mysqld
+    start_munge
+    start_database
+    configure
+    alive "$state/slurmdbd.pid" || slurmdbd
+    wait_for 30 slurmdbd sacctmgr -n list cluster
+    alive "$state/slurmctld.pid" || slurmctld
+    wait_for 30 slurmctld scontrol ping
+    start_node n1
+    start_node n2
+    wait_for 60 "the nodes" sh -c '! sinfo -h -N -o %T | grep -vE "idle|mixed|allocated|completing"'
+}
+
+down() {
+    local name
+    for name in slurmd.n1.pid slurmd.n2.pid slurmctld.pid slurmdbd.pid mysql/pid; do
+        ! alive "$state/$name" || kill "$(cat "$state/$name")"
+        wait_for 30 "the end of $name" sh -c "! { [ -f '$state/$name' ] && kill -0 \$(cat '$state/$name'); }"
+    done
+    rm -rf "$state" /etc/slurm/{slurm,slurmdbd,gres}.conf
+}
+
+case ${1:-} in
+up) up ;;
+down) down ;;
+start-node) start_node "$2" ;;
+kill-node) kill_node "$2" ;;
+restart-controller) restart_controller ;;
+*)
+    sed -n '2,12p' "$0"
+    exit 2
+    ;;
+esac
