@@ -51,6 +51,8 @@ def _process(root: Path, resume: Path | None, parent: int) -> dict[str, Any]:
     die_with(parent)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:  # transformers 5.17 loads a checkpoint to "cpu:0", a place that torch.load does not know
+        torch.serialization.register_package(1, lambda _: None, _on_cpu)
     job = Context(WorkDir(root), stage="train")
     try:
         return train_here(job, resume)
@@ -60,6 +62,10 @@ def _process(root: Path, resume: Path | None, parent: int) -> dict[str, Any]:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _on_cpu(storage: Any, place: str) -> Any:
+    return storage if place.startswith("cpu:") else None
 
 
 def _told(work: WorkDir, exc: Exception) -> CefrBatchError:

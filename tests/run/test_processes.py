@@ -1,0 +1,81 @@
+"""Must show: two processes (gloo, on the CPU) give one process's loss curve within 1e-3 at the same effective batch."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from test_train import start_training, wait_for_step, work_folder
+
+from cefr_batch import layout
+from cefr_batch.files import read_json
+from cefr_batch.layout import WorkDir
+from cefr_batch.run.stages import Context, run_stage
+from cefr_batch.spec import load_spec
+
+# No dropout: each process draws its own. 36 training examples: every step is full, so that none is repeated to fill it.
+SETTINGS = ["backend=peft", "data.examples=40", "data.words_per_example=3", "evaluation.max_examples=4"]
+SETTINGS += ["lora.rank=4", "lora.dropout=0.0", "training.batch_size=2", "training.gradient_accumulation_steps=2"]
+SETTINGS += ["training.epochs=3", "training.eval_steps=6", "training.logging_steps=1", "training.precision=fp32"]
+SETTINGS += ["training.learning_rate=1e-3", "evaluation.batch_size=2"]
+
+
+def folder(model: Path, root: Path, *extra: str) -> WorkDir:
+    return work_folder(root, load_spec("A2", overrides=[f"model.name={model}", *SETTINGS, *extra]))
+
+
+def result(work: WorkDir) -> Any:
+    return read_json(work.path(layout.stage_name("train")))["result"]
+
+
+def adapter(work: WorkDir) -> bytes:
+    return (work.path(layout.ADAPTER) / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def by_two(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> WorkDir:
+    work = folder(tiny_model, tmp_path_factory.mktemp("two") / "run", "resources.gpus=2")
+    process = start_training(work)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert output.count("step 6 epoch") == 2, "one process prints: the loss and the evaluation"
+    return work
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tiny_model: Path, tmp_path: Path, by_two: WorkDir) -> None:
+    alone = folder(tiny_model, tmp_path / "one")
+    run_stage(Context(alone), "train")
+    one, two = result(alone), result(by_two)
+    assert two["train"]["gpus"] == 2
+    assert [two["train"][k] for k in ("batch_size", "gradient_accumulation_steps", "steps")] == [2, 1, 27]
+    for key in ("step", "epoch", "learning_rate"):
+        assert [e.get(key) for e in two["log"]] == [e.get(key) for e in one["log"]]
+    for key in ("loss", "eval_loss", "gradient_norm"):
+        curves = [[e[key] for e in r["log"] if key in e] for r in (two, one)]
+        assert curves[0] == pytest.approx(curves[1], abs=1e-3), key
+        print(key, "differs by at most", max(abs(a - b) for a, b in zip(*curves, strict=True)))
+    assert adapter(by_two) != b""
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_and_resume_exactly(tiny_model: Path, tmp_path: Path, by_two: WorkDir) -> None:
+    work = folder(tiny_model, tmp_path / "stopped", "resources.gpus=2")
+    process = start_training(work)
+    wait_for_step(work, process, 8)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == 75, output
+    assert read_json(work.error)["kind"] == "Interrupted"
+    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert 8 <= work.checkpoints()[-1] < 27
+    work.error.unlink()
+    again = start_training(work)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert result(work)["log"] == result(by_two)["log"]
+    assert adapter(work) == adapter(by_two)
