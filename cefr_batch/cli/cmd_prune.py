@@ -12,12 +12,12 @@ import click
 
 from cefr_batch import layout
 from cefr_batch.cli.options import all_runs, store_option
-from cefr_batch.cli.progress import size
 from cefr_batch.cli.show import columns
 from cefr_batch.errors import UsageError
 from cefr_batch.launch.base import State
 from cefr_batch.launch.state import RunState, run_states
 from cefr_batch.launch.submission import parse_time
+from cefr_batch.report.text import size
 from cefr_batch.store import ObjectInfo, Store
 from cefr_batch.store.manifest import read_manifest
 

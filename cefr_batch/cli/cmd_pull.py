@@ -10,8 +10,9 @@ import click
 
 from cefr_batch import layout
 from cefr_batch.cli.options import chosen_complete_runs, runs_options, store_option
-from cefr_batch.cli.progress import byte_progress, size
+from cefr_batch.cli.progress import byte_progress
 from cefr_batch.errors import NotFound, UsageError
+from cefr_batch.report.text import size
 from cefr_batch.store import Store
 from cefr_batch.store.manifest import Manifest, local_path, read_manifest
 from cefr_batch.store.transfer import Item, download

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import click
 
+from cefr_batch.report.text import size
+
 _LINE_SECONDS = 10.0
 
 
@@ -53,12 +55,3 @@ def _lines(label: str, total: int) -> Iterator[Callable[[int], None]]:
             click.echo(f"{label}: {size(done)} of {size(total)}, {size(rate)}/s, {left}", err=True)
 
     yield advance
-
-
-def size(count: float) -> str:
-    """``1.2 GB``: decimal units, two digits."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            break
-        count, unit = count / 1000, {"bytes": "kB", "kB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"

@@ -49,14 +49,13 @@ def time(stamp: str) -> str:
     return f"{parsed.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC" if parsed.tzinfo else stamp
 
 
-def size(n_bytes: int) -> str:
+def size(n_bytes: float) -> str:
     """``1.4 GB``, in powers of 1000."""
-    value = float(n_bytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.95:
-            return f"{value:.{0 if unit == 'B' else 1}f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
+        if n_bytes < 999.95:
+            return f"{n_bytes:.{0 if unit == 'B' else 1}f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.1f} TB"
 
 
 def plain(text: str) -> str:

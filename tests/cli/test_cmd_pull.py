@@ -35,7 +35,7 @@ def test_pull_brings_every_object_of_the_manifest(cefr_batch: Command, store: Lo
     add_complete(store, RUN)
     result = cefr_batch("pull", RUN, "--to", str(tmp_path / "to"))
     assert (result.code, result.err) == (0, "")
-    assert re.fullmatch(rf"{RUN}: 11 files, 9\d kB, verified, in .*/to/{RUN} \(\d+\.\d s\)\n", result.out)
+    assert re.fullmatch(rf"{RUN}: 11 files, 9\d\.\d kB, verified, in .*/to/{RUN} \(\d+\.\d s\)\n", result.out)
     found = pulled(tmp_path / "to" / RUN)
     assert {name: data for name, data in found.items() if name in OBJECTS} == OBJECTS
     assert found.keys() - OBJECTS.keys() == {"spec.json", "metrics.json"}
@@ -180,7 +180,7 @@ def test_verify_says_what_it_has_verified_and_writes_nothing(
     before = pulled(tmp_path)
     result = cefr_batch("verify", RUN)
     assert (result.code, result.err) == (0, "")
-    assert re.fullmatch(rf"{RUN}: 11 objects, 9\d kB, as its manifest says\n", result.out)
+    assert re.fullmatch(rf"{RUN}: 11 objects, 9\d\.\d kB, as its manifest says\n", result.out)
     assert pulled(tmp_path) == before
 
 
