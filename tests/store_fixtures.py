@@ -29,6 +29,25 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+def started(kind: str, folder: Path) -> Server:
+    """A server of a kind; a skip, or in CI a failure, where it is not installed."""
+    try:
+        server = SERVERS[kind](folder)
+    except NotInstalled as exc:
+        missing = pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip
+        missing(str(exc))
+    server.start()
+    return server
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A SeaweedFS of this test's own, which it may kill."""
+    server = started("seaweedfs", tmp_path_factory.mktemp("seaweedfs"))
+    yield server
+    server.kill()
+
+
 @pytest.fixture(scope="session")
 def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
     """Starts a server of a kind when a test first wants it."""
@@ -36,12 +55,7 @@ def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
 
     def get(kind: str) -> Server:
         if kind not in running:
-            try:
-                running[kind] = SERVERS[kind](tmp_path_factory.mktemp(kind))
-            except NotInstalled as exc:
-                missing = pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip
-                missing(str(exc))
-            running[kind].start()
+            running[kind] = started(kind, tmp_path_factory.mktemp(kind))
         return running[kind]
 
     yield get

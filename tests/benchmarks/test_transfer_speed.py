@@ -15,12 +15,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from clusters.s3 import BUCKET, KEYS, Server, program, seaweedfs
+from clusters.s3 import BUCKET, KEYS, Server, program
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("aws")]
 
@@ -73,16 +73,6 @@ class Took:
     @property
     def whole(self) -> float:
         return self.seconds + self.hashing
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = seaweedfs(folder)
-    server.start()
-    yield server
-    server.kill()
 
 
 def files_of(kind: str, folder: Path) -> Path:

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from clusters.proxy import Proxy
-from clusters.s3 import KEYS, Server, seaweedfs
+from clusters.s3 import KEYS, Server
 from runs import ROOT, settings
 from stored_runs import add_complete, add_ended, days_ago
 
@@ -59,17 +59,6 @@ def cefr_batch(*arguments: str, store: str, cwd: Path = ROOT, env: dict[str, str
     done = subprocess.run(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
     return done.stdout
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A SeaweedFS of this test's own."""
-    folder = tmp_path / "seaweedfs"
-    folder.mkdir()
-    server = seaweedfs(folder)
-    server.start()
-    yield server
-    server.kill()
 
 
 def adapter_sha256(store: Store, run: str) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from clusters import slurm
-from clusters.s3 import Server, seaweedfs
 from clusters.slurm import until
 from runs import ROOT, settings
 
@@ -68,16 +67,6 @@ def site(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
     write()
     return write
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    folder = tmp_path / "seaweedfs"
-    folder.mkdir()
-    server = seaweedfs(folder)
-    server.start()
-    yield server
-    server.kill()
 
 
 def cefr_batch(*arguments: str, store: str, code: int = 0, env: dict[str, str] | None = None) -> str:
