@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from goldens import same_as_golden
 from markdown_it import MarkdownIt
 from report_stores import A1, B1, add_complete, add_spec, add_unfinished, metrics, three_levels
 
@@ -24,7 +24,6 @@ from cefr_batch.report.markdown import _passed, report_markdown
 from cefr_batch.store import to_json
 from cefr_batch.store.local import LocalStore
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 LATER = "2025-10-27T08:00:00+00:00"
 
 
@@ -37,24 +36,16 @@ def all_states(folder: Path) -> LocalStore:
     return store
 
 
-def assert_golden(name: str, text: str) -> None:
-    path = GOLDEN / name
-    if os.environ.get("CEFR_BATCH_UPDATE_GOLDEN") == "1":
-        path.write_text(text, encoding="utf-8")
-    assert path.is_file(), f"{path} is missing; CEFR_BATCH_UPDATE_GOLDEN=1 writes it"
-    assert text == path.read_text(encoding="utf-8")
-
-
 def test_the_whole_report_as_markdown(tmp_path: Path) -> None:
     store = all_states(tmp_path)
     text = report_markdown(collect(store, levels=["A1", "A2", "B1", "B2", "C1"]))
-    assert_golden("report.md", text.replace(store.url, "file:///store"))
+    same_as_golden("report.md", text.replace(store.url, "file:///store"))
 
 
 def test_the_whole_report_as_json(tmp_path: Path) -> None:
     store = all_states(tmp_path)
     text = to_json(report_json(collect(store, levels=["A1", "A2", "B1", "B2", "C1"]))).decode()
-    assert_golden("report.json", text.replace(store.url, "file:///store"))
+    same_as_golden("report.json", text.replace(store.url, "file:///store"))
 
 
 def test_the_same_store_gives_the_same_bytes(tmp_path: Path) -> None:

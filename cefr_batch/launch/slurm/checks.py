@@ -54,14 +54,11 @@ def check(site: SlurmSite, where: str, folders: Iterable[Path], test: Callable[[
 
 def _partition(site: SlurmSite) -> tuple[Mapping[str, str], list[_Node]]:
     """The site's partition (the cluster's default where it names none) and its nodes; empty if there is none."""
-    lines = [
-        client.parse_pairs(line) for line in client.slurm("scontrol", "show", "partition", "--oneliner").splitlines()
-    ]
-    for found in lines:
-        if found.get("PartitionName") == site.partition or (site.partition is None and found.get("Default") == "YES"):
-            text = client.slurm(
-                "sinfo", "--noheader", f"--partition={found['PartitionName']}", "--format=%n|%c|%m|%G|%f", "--Node"
-            )
+    for line in client.slurm("scontrol", "show", "partition", "--oneliner").splitlines():
+        found = client.parse_pairs(line)
+        name = found.get("PartitionName")
+        if name and (name == site.partition or (site.partition is None and found.get("Default") == "YES")):
+            text = client.slurm("sinfo", "--noheader", "--Node", f"--partition={name}", "--format=%n|%c|%m|%G|%f")
             return found, [node for line in text.splitlines() if (node := _node(line))]
     return {}, []
 

@@ -68,7 +68,7 @@ def _report(site: SlurmSite, batch: Batch) -> Script:
     directives["output"] = str(site.jobs / "%j_0_log.out")
     store = batch.orders[0].store_url
     words = ("report", *(order.run for order in batch.orders), "--store", store, "--out", str(batch.report_url))
-    command = in_container(site, words, store, gpus=False)
+    command = _in_container(site, words, store, gpus=False, cpus=_REPORT["cpus"])
     return Script(_text(site, directives, _REPORT["cpus"]), (command,), after_all=True)
 
 
@@ -116,10 +116,10 @@ def _run_job(site: SlurmSite, order: JobOrder) -> tuple[str, ...]:
     gpus = max(order.gpus, request[1]) if request else 0
     promise = ("--gpus", str(gpus)) if gpus and site.check_gpu else ()
     words = ("run-job", order.run, "--store", order.store_url, "--work", str(site.work_root), *promise)
-    return in_container(site, words, order.store_url, gpus=gpus > 0)
+    return _in_container(site, words, order.store_url, gpus=gpus > 0, cpus=str(site.cpus))
 
 
-def in_container(site: SlurmSite, words: Iterable[str], store_url: str, *, gpus: bool) -> tuple[str, ...]:
+def _in_container(site: SlurmSite, words: Iterable[str], store_url: str, *, gpus: bool, cpus: str) -> tuple[str, ...]:
     """``cefr-batch WORDS`` as the node's command."""
     box, image = site.container, str(site.container.image)
     program = (box.program, *words)
@@ -132,7 +132,7 @@ def in_container(site: SlurmSite, words: Iterable[str], store_url: str, *, gpus:
         return ("ch-run", "--set-env", *binds, *box.options, image, "--", *program)
     if box.runtime == "pyxis":
         # in a step of its own beside the one that starts it, which keeps Slurm's commands at hand
-        step = ("srun", "--overlap", "--ntasks=1", f"--cpus-per-task={site.cpus}", f"--container-image={image}")
+        step = ("srun", "--overlap", "--ntasks=1", f"--cpus-per-task={cpus}", f"--container-image={image}")
         return (*step, f"--container-mounts={','.join(mounts)}", *box.options, *program)
     return (site.python or sys.executable, "-m", "cefr_batch", *words)
 

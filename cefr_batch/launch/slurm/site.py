@@ -34,6 +34,9 @@ PATTERNS = {
     _OPTION: "a long option of sbatch, as in --exclude=node7",
 }
 
+# gpu, gpu:2, gpu:rtx4090:1, gpu:1g.10gb:1: a type has something that is no digit.
+_GPUS = re.compile(r"(?P<name>gpu(:(?=[0-9.]*[A-Za-z_])[A-Za-z0-9_.-]+)?)(:(?P<count>[0-9]+))?")
+
 Line = Annotated[str, Field(pattern=_LINE)]
 Word = Annotated[str, Field(pattern=_WORD)]
 Folder = Annotated[str, Field(pattern=_FOLDER)]
@@ -104,7 +107,7 @@ class SlurmSite(Part):
     @property
     def gpu_request(self) -> tuple[str, int] | None:
         """The name and number of the gres ``gpu``, as in ``("gpu:rtx4090", 1)``; None where none is asked for."""
-        match = re.match(r"(?P<name>gpu(:[A-Za-z_][A-Za-z0-9_.-]*)?)(:(?P<count>[0-9]+))?$", self.gres or "")
+        match = _GPUS.fullmatch(self.gres or "")
         return (match["name"], int(match["count"] or 1)) if match else None
 
     @property

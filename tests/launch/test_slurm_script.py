@@ -1,0 +1,183 @@
+"""sbatch scripts: whole ones for the sites that ship, and nothing of a setting that reaches a shell unquoted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from goldens import same_as_golden
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cefr_batch.errors import SpecError
+from cefr_batch.launch import Batch, JobOrder
+from cefr_batch.launch.slurm.launcher import SlurmLauncher
+from cefr_batch.launch.slurm.script import render
+from cefr_batch.launch.slurm.site import PATTERNS, SlurmSite, load_site
+
+SITES = Path(__file__).parents[2] / "slurm"
+NAMES = sorted(path.stem for path in SITES.glob("*.yaml"))
+ONE = Batch((JobOrder("llama1b-b1-unsloth-v1", "s3://bucket/prefix"),))
+THREE = Batch(
+    tuple(JobOrder(f"llama1b-{level}-unsloth-v1", "s3://bucket/prefix") for level in ("a1", "a2", "b1")),
+    "s3://bucket/prefix/reports/llama1b-a1-unsloth-v1",
+)
+
+
+def site_named(name: str, **more: Any) -> SlurmSite:
+    fixed = {"shared": "/shared/ayşe/cefr batch", "python": "/opt/cefr/bin/python"}
+    return SlurmSite.model_validate({**load_site(name).model_dump(), **fixed, **more})
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ayşe")
+    monkeypatch.setenv("CEFR_BATCH_SLURM", str(SITES))
+
+
+def test_the_sites_that_ship_are_known() -> None:
+    assert NAMES == ["cpu", "default", "gpu-apptainer", "gpu-pyxis"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("batch", [ONE, THREE], ids=["one", "three"])
+def test_the_request_of_a_site_is_the_golden_one(name: str, batch: Batch) -> None:
+    launcher = SlurmLauncher(name)
+    launcher.__dict__["site"] = site_named(name)
+    text = launcher.describe(launcher.render(batch)) + "\n"
+    same_as_golden(f"slurm-{name}-{len(batch.orders)}.txt", text)
+    scripts = [script.text for script in launcher.render(batch).scripts]
+    assert all(script.rstrip("\n") in text for script in scripts)
+    for script in scripts:
+        assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
+
+
+def test_jobs_whose_gpus_differ_are_arrays_of_their_own_and_handles_keep_the_order() -> None:
+    orders = tuple(JobOrder(f"r{n}", "s3://b/p", gpus=gpus) for n, gpus in enumerate((2, 1, 2)))
+    request = render(site_named("default"), Batch(orders))
+    assert [len(script.commands) for script in request.scripts] == [1, 2]
+    assert [re.findall("--gres=.*", s.text)[0] for s in request.scripts] == ["--gres=gpu:1", "--gres=gpu:2"]
+    assert request.order == (1, 0, 2)
+
+
+HOSTILE = [
+    "a b",
+    "it's",
+    '"',
+    "$(touch pwned)",
+    "`touch pwned`",
+    "; touch pwned",
+    "ğüşİ 🙂",
+    "\\",
+    "*",
+    "#x",
+    "-n",
+    "$HOME",
+]
+WORDS = st.sampled_from(HOSTILE) | st.text(
+    st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters="%"), min_size=1, max_size=20
+)
+STUB = f"""#!{sys.executable}
+import json, os, sys
+json.dump([sys.argv[1:], dict(os.environ)], open(os.environ["SEEN"], "w"))
+"""
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(WORDS, min_size=6, max_size=6))
+def test_a_hostile_setting_arrives_as_it_is_and_runs_nothing(tmp_path: Path, words: list[str]) -> None:
+    """The script runs in a real shell; only ``srun`` is a stand-in, which writes down what it gets."""
+    partition, account, qos, value, folder, python = words
+    site = site_named(
+        "default",
+        partition=partition,
+        account=account,
+        qos=qos,
+        environment={"CEFR_TEST": value},
+        shared=f"/shared/{folder}",
+        python=python,
+        options=[f"--comment={value}"],
+    )
+    script = render(site, ONE).scripts[0]
+    (tmp_path / "srun").write_text(STUB)
+    (tmp_path / "srun").chmod(0o755)
+    seen = tmp_path / "seen.json"
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SEEN": str(seen)}
+    subprocess.run(["bash", "-c", script.text], env=environment, cwd=tmp_path, check=True)
+    arguments, exported = json.loads(seen.read_text())
+    assert arguments == [
+        "--unbuffered", "--cpus-per-task=8", python, "-u", "-m", "submitit.core._submit", str(site.jobs)
+    ]  # fmt: skip
+    assert exported["CEFR_TEST"] == value
+    assert exported["CEFR_BATCH_CACHE"] == str(site.cache)
+    assert {path.name for path in tmp_path.iterdir()} == {"srun", "seen.json"}
+    options = [shlex.split(line.removeprefix("#SBATCH ")) for line in script.text.splitlines() if "#SBATCH" in line]
+    for option in (f"--partition={partition}", f"--account={account}", f"--qos={qos}", f"--comment={value}"):
+        assert [option] in options
+
+
+@pytest.mark.parametrize("key", [k for k, f in SlurmSite.model_fields.items() if f.annotation not in (bool, int)])
+def test_a_line_break_or_another_control_character_is_refused_in_every_setting(key: str) -> None:
+    good = site_named("default").model_dump()
+    for bad in ("x\n#SBATCH --wrap=id", "x\0", "x\r"):
+        for value in (bad, [bad], {"A": bad}, {bad: "a"}):
+            with pytest.raises(ValueError, match=key):
+                SlurmSite.model_validate({**good, key: value})
+    for inner in ("image", "program"):
+        with pytest.raises(ValueError, match=inner):
+            SlurmSite.model_validate({**good, "container": {**good["container"], inner: "x\ny"}})
+
+
+BAD_SITE = """
+extends: default
+partitoin: gpu
+cpus: many
+time: 00:02:00
+memory: 32 GB
+shared: relative/folder
+container: {runtime: docker}
+environment: {"A B": x}
+gres: "gpu:1; id"
+"""
+
+
+def test_every_problem_of_a_site_file_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "default.yaml").write_bytes((SITES / "default.yaml").read_bytes())
+    (tmp_path / "bad.yaml").write_text(BAD_SITE)
+    monkeypatch.setenv("CEFR_BATCH_SLURM", str(tmp_path))
+    with pytest.raises(SpecError) as caught:
+        load_site("bad")
+    text = str(caught.value)
+    for expected in (
+        "partitoin: unknown key (did you mean partition?)",
+        "cpus: must be a whole number (got 'many')",
+        "memory: must be a number and M, G or T, as in 32G (got '32 GB')",
+        "shared: must be an absolute path",
+        "container.runtime: must be one of 'none', 'apptainer', 'pyxis', 'charliecloud' (got 'docker')",
+        "environment.A B",
+        "gres: must be a name without spaces or quotes",
+    ):
+        assert expected in text, text
+    assert f"{tmp_path / 'bad.yaml'}: cpus" in text
+    with pytest.raises(SpecError, match=r"there is no .*nowhere.yaml; sites here: bad, default"):
+        load_site("nowhere")
+
+
+def test_a_job_that_could_not_store_a_checkpoint_before_its_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"leaves no time to train.* give more than 180 s"):
+        site_named("default", time="00:03:00", signal_seconds=120)
+    assert site_named("default", time="00:03:01", signal_seconds=120).seconds == 181
+
+
+def test_every_pattern_is_told_in_words() -> None:
+    schema = json.dumps(SlurmSite.model_json_schema())
+    used = {json.loads(f'"{text}"') for text in re.findall(r'"pattern": "((?:[^"\\]|\\.)*)"', schema)}
+    assert used <= set(PATTERNS)
+    assert all(json.dumps(pattern)[1:-1] in schema for pattern in PATTERNS)
