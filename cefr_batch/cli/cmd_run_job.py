@@ -17,7 +17,11 @@ from cefr_batch.store import Store
     "--work", type=click.Path(file_okay=False, path_type=Path), help="Folder to work in. Default: in the cache."
 )
 @click.option(
-    "--gpus", type=click.IntRange(min=0), default=0, metavar="N", help="How many GPUs were promised: checked at the start."
+    "--gpus",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="How many GPUs were promised: checked at the start.",
 )
 @click.option("--wait-turn", is_flag=True, help="Wait for the jobs submitted before on this machine.")
 @store_option

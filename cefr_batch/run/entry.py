@@ -37,7 +37,7 @@ from cefr_batch.errors import (
     Unavailable,
 )
 from cefr_batch.files import read_json, write_json
-from cefr_batch.launch.submission import now
+from cefr_batch.launch.submission import now, read_submission
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.pretrained import model_config
@@ -62,6 +62,9 @@ def run_job(store: Store, run: str, work_root: Path, gpus: int = 0) -> None:
     if store.exists(layout.run_key(run, layout.MANIFEST)):
         print(f"{run} is complete already")
         return
+    submission = read_submission(store, run)
+    if submission and submission.cancelled_at:  # while it waited, or as it was preempted: the scheduler does not know
+        raise Interrupted(f"{run} was cancelled; `cefr-batch resume {run}` goes on")
     _Job.open(store, run, work_root, gpus).run()
 
 
@@ -73,6 +76,7 @@ class _Job:
     spec: RunSpec
     record: Any  # spec.json
     attempt: int
+    before: int  # the step of training at which the attempt before was seen last
     mirror: Mirror
     gpus: int
     stage: str = "data"
@@ -93,7 +97,8 @@ class _Job:
         work = WorkDir.of(work_root, store.url, run)
         work.root.parent.mkdir(parents=True, exist_ok=True)
         mirror = Mirror(store, run, work, spec.training.keep_checkpoints)
-        return cls(store, run, work, spec, record, _claim_attempt(store, run), mirror, gpus)
+        before = _progress_before(store, run)
+        return cls(store, run, work, spec, record, _claim_attempt(store, run), before, mirror, gpus)
 
     def run(self) -> None:
         with self._alone_here(), self._log(), self._signals():
@@ -116,6 +121,7 @@ class _Job:
         self.done = self.mirror.pull_stages()
         if "train" not in self.done:
             self.mirror.pull_checkpoints()
+            self._record_repeated()
         fetch_dataset(self.store, self.record["dataset"], self.work.dataset)
         if "data" not in self.done:
             run_stage(Context(self.work), "data")
@@ -129,6 +135,13 @@ class _Job:
                 except OutOfMemory as exc:
                     print(f"cefr-batch: {exc}", flush=True)
         self.stage = "publish"
+
+    def _record_repeated(self) -> None:
+        """What the attempt before had computed, and no checkpoint holds, in this attempt's record."""
+        repeated = self.before - max(self.work.checkpoints(), default=0)
+        if repeated > 0:
+            key = self.mirror.key(layout.attempt_name(self.attempt))
+            self.store.put_json(key, {**self.store.get_json(key), "repeated_steps": repeated})
 
     def _run_child(self, stages: Sequence[str]) -> None:
         self._check_stopping()
@@ -168,7 +181,7 @@ class _Job:
     def _failure(self, code: int) -> CefrBatchError:
         if self.superseded:
             return LeaseLost(f"stopped: a newer attempt of {self.run_name} has taken over")
-        if self.stopping:
+        if self.stopping or code in (-signal.SIGTERM, -signal.SIGUSR2):  # a scheduler may signal all processes at once
             return self._interrupted()
         if self.work.error.is_file():
             error = read_json(self.work.error)
@@ -265,7 +278,9 @@ class _Job:
         self._check_stopping()
         self._check_attempt()
         self.mirror.push()
-        self.store.put_json(self.mirror.key(layout.METRICS), metrics(self.work, self.run_name, self.spec, self.attempt))
+        self.store.put_json(
+            self.mirror.key(layout.METRICS), metrics(self.work, self.run_name, self.spec, self.mirror.attempts())
+        )
         self._write_status("RUNNING", "")
         self.mirror.push_growing()
         self.store.put_json(self.mirror.key(layout.MANIFEST), manifest(self.mirror))
@@ -322,6 +337,15 @@ def _claim_attempt(store: Store, run: str) -> int:
         with suppress(AlreadyExists):
             store.put_json(layout.run_key(run, layout.attempt_name(number)), record, if_absent=True)
             return number
+
+
+def _progress_before(store: Store, run: str) -> int:
+    """The step of training at which the run was seen last; 0 if it was not in training."""
+    try:
+        status = store.get_json(layout.run_key(run, layout.STATUS))
+        return int(status["step"] or 0) if status["stage"] == "train" else 0
+    except (StoreError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def _make_folder(work: WorkDir, record: Any) -> None:
