@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,7 @@ def _process(root: Path, resume: Path | None, parent: int) -> dict[str, Any]:
     try:
         return train_here(job, resume)
     except Exception as exc:
-        tell(job.work, exc)
-        raise
+        sys.exit(tell(job.work, exc))  # the launcher would print a traceback of what it says in a sentence
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

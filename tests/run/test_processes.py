@@ -71,7 +71,8 @@ def test_two_processes_stop_together_and_resume_exactly(tiny_model: Path, tmp_pa
     output, _ = process.communicate()
     assert process.returncode == 75, output
     assert read_json(work.error)["kind"] == "Interrupted"
-    assert not [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive
     assert 8 <= work.checkpoints()[-1] < 27
     work.error.unlink()
     again = start_training(work)
