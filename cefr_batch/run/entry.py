@@ -84,6 +84,7 @@ class _Job:
     child: subprocess.Popen[str] | None = None
     stopping: bool = False
     superseded: bool = False
+    patient_since: float | None = None  # when storing the end was first tried
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -241,13 +242,16 @@ class _Job:
 
     def _patiently(self, action: Callable[[], None]) -> None:
         """Repeat ``action`` until the store can be reached; give up at the deadline, saying where everything is."""
-        started = time.monotonic()
+        self.patient_since = self.patient_since or time.monotonic()
         pauses = chain((1, 2, 5, 10), repeat(20))
         while True:
             try:
                 return action()
-            except Unavailable as exc:
-                if time.monotonic() - started > (STOPPING_SECONDS if self.stopping else STORE_DEADLINE_SECONDS):
+            except LeaseLost:
+                raise
+            except StoreError as exc:
+                limit = STOPPING_SECONDS if self.stopping else STORE_DEADLINE_SECONDS
+                if not isinstance(exc, Unavailable) or time.monotonic() - self.patient_since > limit:
                     raise StoreError(f"{exc}; what this job computed is in {self.work.root}, resume stores it") from exc
                 print(f"cefr-batch: {exc}; trying again, until then everything is in {self.work.root}", flush=True)
                 time.sleep(next(pauses))

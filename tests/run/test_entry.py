@@ -17,9 +17,12 @@ import pytest
 
 from cefr_batch import layout
 from cefr_batch.data import load_dataset, store_dataset
+from cefr_batch.errors import StoreError, Unavailable
 from cefr_batch.files import write_json
 from cefr_batch.launch.submission import claim
 from cefr_batch.layout import WorkDir, default_work_root
+from cefr_batch.run import entry
+from cefr_batch.run.entry import run_job as run_job_here
 from cefr_batch.spec import load_spec
 from cefr_batch.store.local import LocalStore
 
@@ -167,6 +170,36 @@ def test_data_that_would_be_cut_stops_the_job_before_any_model_is_loaded(tiny_mo
     assert job.returncode == 1, output
     assert "training.max_length" in status(store, run)["message"]
     assert status(store, run)["stages_done"] == []
+
+
+class LostStore(LocalStore):
+    """A folder that cannot be written any more once ``error`` is set."""
+
+    error: StoreError | None = None
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        if self.error:
+            raise self.error
+        super().put(key, data, if_absent=if_absent)
+
+
+@pytest.mark.parametrize("error", [Unavailable("the store is away"), StoreError("the credentials have expired")])
+def test_what_cannot_be_stored_stays_and_the_job_says_where(
+    error: StoreError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At its deadline, or at once where waiting does not help. The stages are left out: only their end matters here."""
+    store, work = LostStore(tmp_path / "store"), tmp_path / "work"
+    (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
+    monkeypatch.setattr(entry, "STORE_DEADLINE_SECONDS", 0)
+    monkeypatch.setattr(entry._Job, "_stages", lambda self: setattr(store, "error", error))
+    with pytest.raises(StoreError, match=f"{error}; what this job computed is in (.*), resume stores it") as caught:
+        run_job_here(store, run, work)
+    folder = WorkDir.of(work, store.url, run).root
+    assert str(folder) in str(caught.value)
+    assert (
+        f"and not everything could be stored: {error}; what this job computed is in {folder}" in capsys.readouterr().out
+    )
+    assert (folder / "logs" / "attempt-1.log").is_file()
 
 
 def status(store: LocalStore, run: str) -> dict[str, Any]:
