@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from clusters import slurm
+from clusters.s3 import KEYS, Server
 from clusters.slurm import until
 from runs import ROOT, settings
 
@@ -169,3 +172,126 @@ def test_an_array_of_levels_and_the_report_after_it(
     assert all(complete(store, run) for run in runs)
     markdown = store.get(f"reports/{runs[0]}/report.md").decode()
     assert all(run in markdown for run in runs)
+
+
+def test_the_smoke_run_in_object_storage_through_a_restart_of_the_controller_and_without_accounting(
+    site: Callable[..., None], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SmolLM2 on B1 from submit to a pull elsewhere; meanwhile slurmctld dies, and sacct does not work."""
+    store = open_store(server.url("smoke"))
+    words = ["submit", "--level", "B1", "--profile", "smoke", "--cluster", "slurm/e2e", "--wait", "--store", store.url]
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "cefr_batch", *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    run = "smollm2-b1-peft-v1"
+    until(lambda: store.exists(f"runs/{run}/status.json") or waiting.poll() is not None)
+    job = job_of(store, run)
+    assert slurm.run("squeue", "--noheader", f"--jobs={job}", "--format=%b") == "gres/gpu:1"
+    secrets = [key.encode() for key in KEYS.values()]
+    assert not [key for key in secrets if key in slurm.run("scontrol", "show", "job", job).encode()]
+
+    (tmp_path / "bin").mkdir()
+    broken = tmp_path / "bin" / "sacct"
+    broken.write_text("#!/bin/sh\necho 'sacct: error: Slurm accounting storage is disabled' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    without = {**os.environ, "PATH": f"{broken.parent}:{os.environ['PATH']}"}
+    assert state_of(store, run, env=without) == "RUNNING"
+    slurm.script("restart-controller")
+    assert state_of(store, run) == "RUNNING"
+
+    printed, _ = waiting.communicate(timeout=900)
+    assert waiting.returncode == 0, printed
+    assert f"{run}: SUCCEEDED" in printed
+    assert state_of(store, run, env=without) == "SUCCEEDED"
+    elsewhere = tmp_path / "elsewhere"
+    monkeypatch.setenv("HOME", str(elsewhere))
+    cefr_batch("pull", run, "--to", str(elsewhere), store=store.url)
+    assert (elsewhere / run / "merged" / "model.safetensors").stat().st_size > 200e6
+    assert "as its manifest says" in cefr_batch("verify", run, store=store.url)
+
+    stored = [store.get(one.key) for one in store.objects("") if one.size < 2**20]
+    written = [path for path in (tmp_path / "shared folder" / "jobs").iterdir() if path.is_file()]
+    assert len(stored) > 20
+    assert len(written) >= 3  # the script, the pickle, what the job printed
+    assert not [key for key in secrets for data in (*stored, *(p.read_bytes() for p in written)) if key in data]
+
+
+def test_two_hundred_runs_are_one_array_and_one_question(
+    site: Callable[..., None], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Counted by wrappers around the real sbatch and sacct."""
+    store = open_store(str(tmp_path / "store"))
+    (tmp_path / "bin").mkdir()
+    for name in ("sbatch", "sacct"):
+        wrapper = tmp_path / "bin" / name
+        wrapper.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/{name}.calls\nexec {shutil.which(name)} "$@"\n')
+        wrapper.chmod(0o755)
+    counted = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    site(array_limit=1, options=["--hold"])
+    values = settings(f"model.name={tiny_model}", *SHORT, "training.seed=1..200")
+    started = time.monotonic()
+    printed = cefr_batch(
+        "submit", "--level", "B1", "--cluster", "slurm/e2e", "--json", *values, store=store.url, env=counted
+    )
+    submitted = time.monotonic() - started
+    runs = [run["run"] for run in json.loads(printed)["runs"]]
+    jobs = [job_of(store, run) for run in runs]
+    array = jobs[0].partition("_")[0]
+    assert jobs == [f"{array}_{n}" for n in range(200)]
+    seeds = [store.get_json(f"runs/{run}/spec.json")["spec"]["training"]["seed"] for run in runs]
+    assert seeds == list(range(1, 201))
+    calls = [line for line in (tmp_path / "sbatch.calls").read_text().splitlines() if "--test-only" not in line]
+    assert [("afterany" in line) for line in calls] == [False, True]  # the array, and the report after it
+
+    (tmp_path / "sacct.calls").unlink()
+    started = time.monotonic()
+    states = json.loads(cefr_batch("list", "--json", store=store.url, env=counted))["runs"]
+    listed = time.monotonic() - started
+    assert [state["state"] for state in states] == ["PENDING"] * 200
+    assert len((tmp_path / "sacct.calls").read_text().splitlines()) == 1
+    print(f"200 runs: submitted in {submitted:.1f} s, listed in {listed:.1f} s")
+    cefr_batch("cancel", *runs, store=store.url)
+    until(lambda: slurm.state(array).replace("CANCELLED", "").strip() == "")
+    assert state_of(store, runs[7]) == "CANCELLED"
+    slurm.run("scancel", "--name=cefr-batch-report")
+
+
+def test_a_running_job_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_resumed(
+    site: Callable[..., None], tiny_model: Path, tmp_path: Path
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    (run,) = submit(tiny_model, LONG, store.url, "B1")
+    until(lambda: step(store, run) > 5)
+    cefr_batch("cancel", run, store=store.url)
+    job = job_of(store, run)
+    until(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING", "SIGNALING"))
+    assert state_of(store, run) == "CANCELLED"
+    stopped = checkpoint(store, run)
+    assert stopped == store.get_json(f"runs/{run}/status.json")["step"]
+    cefr_batch("resume", run, store=store.url)
+    assert job_of(store, run) != job
+    until(lambda: step(store, run) > stopped)
+    slurm.run("scancel", job_of(store, run))  # behind cefr-batch's back
+    until(lambda: slurm.state(job_of(store, run)) == "CANCELLED")
+    assert state_of(store, run) == "CANCELLED"
+
+
+HOSTILE = 'it\'s $(touch pwned) `id` "q" ğüş; # % \\'
+
+
+def test_a_hostile_setting_reaches_slurm_as_it_is(site: Callable[..., None], tiny_model: Path, tmp_path: Path) -> None:
+    site(options=[f"--comment={HOSTILE}", "--hold"])
+    store = open_store(str(tmp_path / "store"))
+    (run,) = submit(tiny_model, SHORT, store.url, "B1")
+    job = job_of(store, run)
+    assert slurm.run("squeue", "--noheader", f"--jobs={job}", "--format=%k") == HOSTILE
+    slurm.run("scancel", job)
+    site(partition=HOSTILE)
+    words = ["submit", "--level", "B1", "--cluster", "slurm/e2e", *settings(f"model.name={tiny_model}", *SHORT)]
+    refused = cefr_batch(*words, store=store.url, code=1)
+    assert f"partition: there is no {HOSTILE!r}; valid: gpu, urgent" in refused
+    assert not (ROOT / "pwned").exists()

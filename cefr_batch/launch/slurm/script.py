@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 from cefr_batch.launch.base import Batch, JobOrder
 from cefr_batch.launch.slurm.site import SlurmSite
 from cefr_batch.store import store_folder
 
+_WORK = "/work"  # the one folder of the image, besides /tmp, that is written to
 _REPORT = {"cpus": "1", "memory": "2G", "time": "00:30:00"}
 
 
@@ -88,7 +88,7 @@ def _text(site: SlurmSite, directives: dict[str, str], cpus: str) -> str:
     """The script. Everything that comes from a setting is quoted, but for ``setup``, which is shell."""
     options = [f"--{key}={shlex.quote(value)}" if value else f"--{key}" for key, value in directives.items()]
     options += ["--open-mode=append", *(_quoted_option(option) for option in site.options)]
-    exports = {"CEFR_BATCH_CACHE": str(site.cache), **site.environment, "SUBMITIT_EXECUTOR": "slurm"}
+    exports = {**_caches(site), **site.environment, "SUBMITIT_EXECUTOR": "slurm"}
     python = site.python or sys.executable
     job = (python, "-u", "-m", "submitit.core._submit", str(site.jobs))
     return "\n".join(
@@ -98,12 +98,20 @@ def _text(site: SlurmSite, directives: dict[str, str], cpus: str) -> str:
             "",
             *site.setup,
             *(f"export {key}={shlex.quote(value)}" for key, value in exports.items()),
+            f"mkdir -p {shlex.quote(str(site.work_root))}",
             # a step, since Slurm tells steps, not the batch script, that the job is preempted; and from 22.05 on a step
             # gets one processor unless it asks for more
             f"srun --unbuffered --cpus-per-task={cpus} {shlex.join(job)}",
             "",
         ]
     )
+
+
+def _caches(site: SlurmSite) -> dict[str, str]:
+    """Models are kept for all jobs; the submitter's own caches may not be there on the node, and not in a container."""
+    if site.container.runtime == "none":
+        return {"CEFR_BATCH_CACHE": str(site.cache)}
+    return {"CEFR_BATCH_CACHE": f"{_WORK}/cache/cefr-batch", "HF_HOME": f"{_WORK}/cache/huggingface"}
 
 
 def _quoted_option(option: str) -> str:
@@ -115,7 +123,8 @@ def _run_job(site: SlurmSite, order: JobOrder) -> tuple[str, ...]:
     request = site.gpu_request
     gpus = max(order.gpus, request[1]) if request else 0
     promise = ("--gpus", str(gpus)) if gpus and site.check_gpu else ()
-    words = ("run-job", order.run, "--store", order.store_url, "--work", str(site.work_root), *promise)
+    work = str(site.work_root) if site.container.runtime == "none" else _WORK
+    words = ("run-job", order.run, "--store", order.store_url, "--work", work, *promise)
     return _in_container(site, words, order.store_url, gpus=gpus > 0, cpus=str(site.cpus))
 
 
@@ -138,7 +147,6 @@ def _in_container(site: SlurmSite, words: Iterable[str], store_url: str, *, gpus
 
 
 def _own_mounts(site: SlurmSite, store_url: str) -> list[str]:
-    """The folders that a job needs wherever it runs."""
-    folders = [Path(site.shared), site.work_root, *filter(None, [store_folder(store_url)])]
-    inside = [folder for folder in folders if not any(folder.is_relative_to(other) for other in folders[:1])]
-    return [f"{folder}:{folder}" for folder in (folders[0], *inside)]
+    """What a job in a container needs in any case: a place to work and, where the store is a folder, that."""
+    store = store_folder(store_url)
+    return [f"{site.work_root}:{_WORK}", *([f"{store}:{store}"] if store else [])]
