@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from cefr_batch import layout
+from cefr_batch.architecture import Architecture
 from cefr_batch.errors import ModelError
 from cefr_batch.files import sha256_file
 from cefr_batch.levels import ModelSpec
@@ -60,18 +60,17 @@ def tokenizer_file(model: ModelSpec) -> Path:
     return folder / _TOKENIZER_FILES[0]
 
 
-def model_config(model: ModelSpec) -> dict[str, Any]:
-    """What the model's config.json says. Raises ``ModelError``."""
+def architecture(model: ModelSpec) -> Architecture | None:
+    """The model's sizes, by its config.json; None if it is of a kind that nothing is known of. Raises ``ModelError``."""
     if _gguf_file(model):
         folder = resolve_model(model)
     else:
         folder = _folder(model, ("config.json",))
         _require_files(folder, ("config.json",))
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as exc:
+        return Architecture.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise ModelError(f"model {folder} has an unreadable config.json; download it again") from exc
-    return dict(config)
 
 
 def _folder(model: ModelSpec, files: Sequence[str]) -> Path:

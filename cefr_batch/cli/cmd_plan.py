@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cefr_batch.cli.notice import notice_if_slow
-from cefr_batch.cli.options import echo_json, json_option, spec_options
+from cefr_batch.cli.options import cluster_option, echo_json, json_option, spec_options
 from cefr_batch.cli.show import columns
 from cefr_batch.errors import DataError, ModelError, Problem, SpecError, UsageError
+from cefr_batch.launch import Launcher
 
 if TYPE_CHECKING:
     from cefr_batch.data import Leakage
@@ -33,28 +34,32 @@ class Planned:
 
 @click.command("plan", short_help="Show what a run would do.")
 @spec_options
-@click.option("--gpu", metavar="NAME", help="Whether it fits on this card, and how long it takes there: rtx4090, l4, …")
+@cluster_option
+@click.option("--gpu", metavar="NAME", help="Memory and time on this card: rtx4090, l4, … Default: the cluster's.")
 @click.option(
-    "--price-per-hour", type=click.FloatRange(min=0), metavar="PRICE", help="Of one such GPU: what the run costs."
+    "--price-per-hour", type=click.FloatRange(min=0), metavar="PRICE", help="Of one such GPU. Default: the cluster's."
 )
 @json_option
 def command(
     levels: Sequence[str],
     profile: str | None,
     overrides: Sequence[str],
+    launcher: Launcher[Any],
     gpu: str | None,
     price_per_hour: float | None,
     as_json: bool,
 ) -> None:
-    """What a run of each level would do: examples, steps, evaluations, tokens; with --gpu memory, time and cost.
+    """What a run of each level would do: examples, steps, evaluations, tokens; where the GPU is known, memory and time.
 
     Reads the data and the model's tokenizer and sizes, and starts nothing. Exits with 1 if the run would be refused.
     """
     from cefr_batch.gpus import find_gpu
 
+    gpu = gpu or launcher.gpu
     if price_per_hour is not None and gpu is None:
         raise UsageError("--price-per-hour needs --gpu: how long a run takes depends on the card")
-    planned = _planned(levels, profile, overrides, find_gpu(gpu) if gpu else None, price_per_hour)
+    price = launcher.price_per_hour if price_per_hour is None else price_per_hour
+    planned = _planned(levels, profile, overrides, find_gpu(gpu) if gpu else None, price)
     if as_json:
         echo_json({"plans": [_as_json(one) for one in planned]})
     else:
@@ -101,15 +106,16 @@ def _planned(
 
 
 def _fit(spec: RunSpec, plan: Plan, gpu: Gpu, price_per_hour: float | None) -> Fit:
-    from cefr_batch.architecture import LLAMA_LIKE, Architecture
+    from cefr_batch.architecture import LLAMA_LIKE
     from cefr_batch.fit import make_fit
-    from cefr_batch.pretrained import model_config
+    from cefr_batch.pretrained import architecture
 
-    config = model_config(spec.model)
-    model = Architecture.of(config)
+    model = architecture(spec.model)
     if model is None:
-        kind = config.get("model_type")
-        raise ModelError(f"the memory of {spec.model.name} ({kind}) is not known; plan knows {', '.join(LLAMA_LIKE)}")
+        known = ", ".join(LLAMA_LIKE)
+        raise ModelError(
+            f"what {spec.model.name} needs is not known: its config.json names none of {known}; leave --gpu out"
+        )
     return make_fit(spec, plan, model, gpu, price_per_hour)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @spec_options
 @cluster_option
 @click.option("--dry-run", is_flag=True, help="Check everything and print what would be started.")
+@click.option("--force", is_flag=True, help="Submit even what seems not to fit on the cluster's GPU.")
 @wait_option
 @json_option
 @store_option
@@ -34,6 +35,7 @@ def command(
     overrides: Sequence[str],
     launcher: Launcher[Any],
     dry_run: bool,
+    force: bool,
     wait: bool,
     as_json: bool,
     store: Store,
@@ -48,7 +50,7 @@ def command(
 
     with notice_if_slow():
         preparation = prepare(
-            levels, profile=profile, overrides=overrides, launcher=launcher, store=store, dry_run=dry_run
+            levels, profile=profile, overrides=overrides, launcher=launcher, store=store, dry_run=dry_run, force=force
         )
     for warning in preparation.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from cefr_batch.data import Dataset, TokenCounter, load_dataset
-from cefr_batch.errors import CefrBatchError, NotReady, Problem, StoreError
+from cefr_batch.errors import CefrBatchError, NotReady, Problem, StoreError, UsageError
+from cefr_batch.fit import make_fit
+from cefr_batch.gpus import find_gpu
 from cefr_batch.launch.base import Check, Launcher
 from cefr_batch.levels import ModelSpec, RunSpec
-from cefr_batch.plan import make_plan
-from cefr_batch.pretrained import resolve_model, tokenizer_file
+from cefr_batch.plan import Plan, make_plan
+from cefr_batch.pretrained import architecture, resolve_model, tokenizer_file
 from cefr_batch.spec import load_spec, sweep
 from cefr_batch.store.base import Store
 
@@ -43,11 +45,13 @@ def prepare(
     launcher: Launcher[Any],
     store: Store,
     dry_run: bool,
+    force: bool = False,
 ) -> Preparation:
     """Read and check what runs of these levels need. Leaves nothing in the store; on this machine its cache of models.
 
     May take minutes where a model must be converted first. Raises one error with every problem of every level. For a
-    dry run the place and the store need not be within reach: what is wrong with them is a warning.
+    dry run the place and the store need not be within reach: what is wrong with them is a warning. So is, with ``force``,
+    what does not fit on the place's GPU.
     """
     findings = _Findings()
     combinations = findings.get(sweep, overrides) or []
@@ -63,11 +67,30 @@ def prepare(
     for spec in ready:
         dataset, counter = read(spec.data, spec.level), counters[spec.model]
         if dataset and counter:
-            cut = make_plan(spec, dataset, counter).problems()
-            findings.problems += [Problem(f"level {spec.level}, {problem.where}", problem.what) for problem in cut]
+            plan = make_plan(spec, dataset, counter)
+            findings.problems += [Problem(f"level {spec.level}, {one.where}", one.what) for one in plan.problems()]
+            if launcher.gpu:
+                check = findings.get(_check_memory, spec, plan, launcher.gpu)
+                if check and check.problem:
+                    wrong.append(check)
+                    findings.problems += [Problem("", check.problem)] if not (check.warning or force) else []
             prepared.append(Prepared(spec, dataset))
     findings.raise_if_any()
-    return Preparation(prepared, [one.problem for one in wrong])
+    return Preparation(prepared, list(dict.fromkeys(one.problem for one in wrong)))
+
+
+def _check_memory(spec: RunSpec, plan: Plan, gpu: str) -> Check:
+    """Whether the run fits on this card; a card or a model that nothing is known of is a warning."""
+    what = f"memory of {gpu}"
+    model = architecture(spec.model)
+    try:
+        card = find_gpu(gpu)
+    except UsageError as exc:
+        return Check(what, f"whether the runs fit is not known: {exc}", warning=True)
+    if model is None:
+        return Check(what, f"whether the runs fit is not known: {spec.model.name} is not like Llama", warning=True)
+    problems = make_fit(spec, plan, model, card).problems()
+    return Check(what, "".join(f"level {spec.level}: {one.what} (--force submits it all the same)" for one in problems))
 
 
 def check_store(store: Store) -> Check:

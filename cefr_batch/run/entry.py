@@ -23,7 +23,6 @@ from types import FrameType
 from typing import IO, Any
 
 from cefr_batch import layout
-from cefr_batch.architecture import Architecture
 from cefr_batch.data import fetch_dataset
 from cefr_batch.errors import (
     AlreadyExists,
@@ -40,7 +39,7 @@ from cefr_batch.files import read_json, write_json
 from cefr_batch.launch.submission import now, read_submission
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
-from cefr_batch.pretrained import model_config
+from cefr_batch.pretrained import architecture
 from cefr_batch.run.machine import check_machine
 from cefr_batch.run.publish import manifest, metrics
 from cefr_batch.run.stages import CHILD_GROUPS, STAGES, Context, run_stage
@@ -128,7 +127,7 @@ class _Job:
             run_stage(Context(self.work), "data")
             self.done.add("data")
         if "train" not in self.done:
-            check_machine(self.spec, Architecture.of(model_config(self.spec.model)), self.work.root, self.gpus)
+            check_machine(self.spec, architecture(self.spec.model), self.work.root, self.gpus)
         for group in CHILD_GROUPS:
             while pending := [s for s in group if s not in self.done]:
                 try:

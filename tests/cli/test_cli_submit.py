@@ -198,3 +198,47 @@ def test_run_job_of_an_unknown_run(cefr_batch: Run) -> None:
     result = cefr_batch("run-job", "no-such-run")
     assert result.code == 1
     assert "no run 'no-such-run'" in result.err
+
+
+class WithCard(StandInLauncher):
+    """A place whose GPU is known."""
+
+    gpu = "l4"
+
+
+class WithUnknownCard(StandInLauncher):
+    gpu = "voodoo2"
+
+
+def test_what_does_not_fit_on_the_clusters_gpu_is_refused_unless_forced(
+    cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:WithCard")
+    large = ("submit", "--level", "A1", *tiny, "--set", "training.batch_size=500000", "--dry-run")
+    refused = cefr_batch(*large)
+    assert refused.code == 1
+    assert "level A1: training needs about " in refused.err
+    assert "and the L4 has 23.6 GB; it fits with training.batch_size=" in refused.err
+    assert "(--force submits it all the same)" in refused.err
+    forced = cefr_batch(*large, "--force")
+    assert forced.code == 0
+    assert "warning: level A1: training needs about " in forced.err
+    assert cefr_batch("submit", "--level", "A1", *tiny, "--dry-run").err == ""
+
+
+def test_an_unknown_gpu_is_a_warning(cefr_batch: Run, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:WithUnknownCard")
+    result = cefr_batch("submit", "--level", "A1", *tiny, "--dry-run")
+    assert result.code == 0
+    assert result.err.startswith("warning: whether the runs fit is not known: 'voodoo2' is not a known GPU")
+
+
+def test_plan_takes_the_clusters_gpu_and_price(
+    cefr_batch: Run, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:WithCard")
+    monkeypatch.setattr(WithCard, "price_per_hour", 0.7)
+    result = cefr_batch("plan", "--level", "A1", *tiny)
+    assert result.code == 0
+    assert "L4, 23.6 GB" in result.out
+    assert "Cost of training" in result.out
