@@ -1,7 +1,7 @@
 """The two requests that are made by the thousand: GET and PUT, signed by botocore, sent by urllib3 as botocore does.
 
-botocore's client takes 0.1 s to make, and then 0.9 ms of this process for each request; this takes 0.35 ms (seen on a
-2-core machine). It is what 1,000 runs are listed with in 3 s, and 400 small files moved as fast as by programs in Go.
+Through botocore's client each takes 0.85 ms of this process's time, so 0.33 ms; and the client takes 0.11 s to make (seen
+on a 2-core machine). Without this, listing 1,000 runs would take longer than 3 s, and 400 small files twice as long.
 """
 
 from __future__ import annotations
