@@ -71,7 +71,14 @@ class Wire:
         S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
         signed = dict(request.headers.items())
         answer = self._pool.urlopen(
-            method, url[self._cut :], data, signed, retries=False, redirect=False, decode_content=False
+            method,
+            url[self._cut :],
+            data,
+            signed,
+            retries=False,
+            redirect=False,
+            assert_same_host=False,  # the pool's host may be a proxy
+            decode_content=False,
         )
         if answer.status >= 300:
             raise _error(answer, method)
