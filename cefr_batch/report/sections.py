@@ -11,7 +11,7 @@ from cefr_batch.levels import STARTER
 from cefr_batch.numbers import reduction_percent
 from cefr_batch.report.collect import Result
 from cefr_batch.report.compare import flat
-from cefr_batch.report.stored import LogEntry, Machine, MetricsFile
+from cefr_batch.report.stored import LogEntry, Machine, MetricsFile, Train
 from cefr_batch.report.text import code, count, duration, escaped, figure, percent, plain, size, table, time
 
 Settings = Mapping[str, Any]  # a spec's values under their dotted keys
@@ -133,10 +133,19 @@ def _training(m: MetricsFile) -> list[str]:
         f"- **Speed:** {figure(m.train.samples_per_second)} training examples per second",
     ]
     if m.machine:
-        lines.append(f"- **Hardware:** {escaped(_hardware(m.machine))}")
+        number = f"{m.train.gpus} x " if m.train.gpus and m.train.gpus > 1 else ""
+        lines.append(f"- **Hardware:** {number}{escaped(_hardware(m.machine))}")
+    if m.train.out_of_memory:
+        lines.append(f"- **Out of memory:** {_out_of_memory(m.train)}")
     if m.versions:
         lines.append(f"- **Software:** {escaped(', '.join(f'{k} {v}' for k, v in sorted(m.versions.items())))}")
     return [*lines, ""]
+
+
+def _out_of_memory(train: Train) -> str:
+    failed = " and ".join(f"at step {one.step} with {one.batch_size}" for one in train.out_of_memory)
+    now = f"{train.batch_size} x {train.gradient_accumulation_steps}"
+    return f"{failed} examples at once; trained on with {now}, the effective batch size as before"
 
 
 def _hardware(machine: Machine) -> str:

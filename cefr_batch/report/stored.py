@@ -33,6 +33,11 @@ class ManifestFile(_Stored):
     objects: list[StoredObject]
 
 
+class TooLarge(_Stored):
+    step: Count
+    batch_size: Count
+
+
 class Train(_Stored):
     examples: Count
     steps: Count
@@ -40,6 +45,10 @@ class Train(_Stored):
     duration_seconds: float
     samples_per_second: float
     final_loss: float | None
+    batch_size: Count | None = None  # on each GPU, in the end
+    gradient_accumulation_steps: Count | None = None
+    gpus: Count | None = None
+    out_of_memory: list[TooLarge] = []
 
 
 class LogEntry(_Stored):

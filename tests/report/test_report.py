@@ -246,6 +246,20 @@ def test_a_part_of_the_evaluation_set_is_said(tmp_path: Path) -> None:
     assert "Not all evaluation examples were used: A1 8 of 20." in text
 
 
+def test_batches_that_did_not_fit_and_several_gpus_are_said(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    made = add_complete(store, "llama1b-b1-unsloth-v1", "B1", B1)
+    failed = [{"step": 1, "batch_size": 8}, {"step": 7, "batch_size": 4}]
+    train = {"batch_size": 2, "gradient_accumulation_steps": 16, "gpus": 2, "out_of_memory": failed}
+    store.put_json("runs/llama1b-b1-unsloth-v1/metrics.json", {**made, "train": {**made["train"], **train}})
+    text = report_markdown(collect(store))
+    assert (
+        "- **Out of memory:** at step 1 with 8 and at step 7 with 4 examples at once; trained on with 2 x 16, the effective "
+        "batch size as before\n" in text
+    )
+    assert "- **Hardware:** 2 x NVIDIA RTX 4090" in text
+
+
 def test_settings_that_need_a_gpu_are_not_claimed_where_there_was_none(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     for level, gpu in (("A1", None), ("B1", "NVIDIA RTX 4090")):
