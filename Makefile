@@ -24,7 +24,7 @@ REVISION    = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>
 BUILD_IMAGE = $(ENGINE) build --file containers/Dockerfile $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 
-.PHONY: help setup setup-unsloth demo test lint e2e benchmark locks image image-cpu sbom audit clean
+.PHONY: help setup setup-unsloth demo test lint e2e e2e-slurm benchmark locks image image-cpu sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,10 @@ lint: setup ## format, lint, types
 e2e: setup setup-unsloth ## whole runs: real models, kill -9 and resume, both training backends, object stores
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
 	$(BIN)/python -m pytest -m e2e
+
+e2e-slurm: setup ## of these, the ones on a real Slurm, which it brings up (Debian 12 and root)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
+	$(BIN)/python -m pytest -m e2e tests/e2e/test_slurm.py -s
 
 benchmark: setup ## transfers against s5cmd, rclone and boto3 on one SeaweedFS
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
