@@ -64,6 +64,11 @@ def node(job: str) -> str:
     return run("squeue", "--noheader", f"--jobs={job}", "--format=%N")
 
 
+def printed(jobs: Path, job: str) -> str:
+    """What a job printed, in submitit's folder."""
+    return (jobs / f"{job}_0_log.out").read_text(errors="replace")
+
+
 def start_now(job: str) -> None:
     """A requeued job waits two minutes before it starts again; not here."""
     until(lambda: state(job) == "PENDING")

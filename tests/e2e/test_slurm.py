@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from clusters import slurm
 from clusters.s3 import KEYS, Server
@@ -29,7 +30,7 @@ LONG = [
     "evaluation.max_examples=4",
     "training.batch_size=2",
     "training.gradient_accumulation_steps=1",
-    "training.epochs=36",
+    "training.epochs=30",
     "training.eval_steps=40",
 ]
 SHORT = [*LONG, "training.epochs=1"]
@@ -106,6 +107,29 @@ def checkpoint(store: Store, run: str) -> int:
     return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
+def training(run: str) -> list[psutil.Process]:
+    """The processes that train a run."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "cefr_batch.run.stages" in words and words[-1] == "train" and any(run in word for word in words):
+            found.append(process)
+    return found
+
+
+def freeze_training(store: Store, run: str) -> None:
+    """Stop a run's training once it is past its newest checkpoint: what is done to it then hits it there, however fast
+    the machine is. Slurm itself wakes what it preempts (SIGCONT)."""
+    until(lambda: step(store, run) > checkpoint(store, run))
+    (process,) = training(run)
+    process.suspend()
+
+
+def thaw_training(run: str) -> None:
+    for process in training(run):
+        process.resume()
+
+
 def complete(store: Store, run: str) -> bool:
     return store.exists(f"runs/{run}/manifest.json")
 
@@ -129,21 +153,23 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
     (second,) = submit(tiny_model, LONG, store.url, "B1")
     job, limited = job_of(store, first), job_of(store, second)
 
-    until(lambda: step(store, second) > 20)
+    freeze_training(store, second)
     slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=1")
     for _ in range(2):
-        until(lambda: step(store, first) > checkpoint(store, first) + 5)
+        freeze_training(store, first)
         slurm.preempt(job)
         assert state_of(store, first) == "PENDING"
         slurm.start_now(job)
-    until(lambda: step(store, first) > checkpoint(store, first) + 5)
+    until(lambda: "Caught signal SIGUSR2" in slurm.printed(tmp_path / "shared folder" / "jobs", limited))
+    thaw_training(second)
+    until(lambda: slurm.state(limited) == "PENDING")
+    slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=20")
+    freeze_training(store, first)
     lost = slurm.node(job)
     slurm.script("kill-node", lost)
-    until(lambda: slurm.state(limited) == "PENDING" or complete(store, second))
-    slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=20")
-    slurm.start_now(limited)
     until(lambda: slurm.state(job) == "PENDING")
     slurm.bring_back(lost, job)
+    slurm.start_now(limited)
     third = submit(tiny_model, LONG, store.url, "B1")[0]
     for run in (first, second, third):
         until(lambda run=run: complete(store, run))  # type: ignore[misc]
@@ -265,8 +291,9 @@ def test_a_running_job_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_re
 ) -> None:
     store = open_store(str(tmp_path / "store"))
     (run,) = submit(tiny_model, LONG, store.url, "B1")
-    until(lambda: step(store, run) > 5)
+    freeze_training(store, run)
     cefr_batch("cancel", run, store=store.url)
+    thaw_training(run)
     job = job_of(store, run)
     until(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING", "SIGNALING"))
     assert state_of(store, run) == "CANCELLED"
@@ -274,7 +301,8 @@ def test_a_running_job_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_re
     assert stopped == store.get_json(f"runs/{run}/status.json")["step"]
     cefr_batch("resume", run, store=store.url)
     assert job_of(store, run) != job
-    until(lambda: step(store, run) > stopped)
+    freeze_training(store, run)
+    assert step(store, run) > stopped
     slurm.run("scancel", job_of(store, run))  # behind cefr-batch's back
     until(lambda: slurm.state(job_of(store, run)) == "CANCELLED")
     assert state_of(store, run) == "CANCELLED"
