@@ -14,7 +14,7 @@ from cefr_batch.memory import Batch, Machine, Memory, evaluation_memory, trainin
 from cefr_batch.plan import MicroBatch, Plan
 
 # The share of a card's arithmetic that training reaches: 0.42 in the seed's run on an RTX 4090, 0.31 to 0.52 in published
-# runs on an A100 (https://github.com/hiyouga/LLaMA-Factory/wiki/Performance-comparison); see README, "What fits on a GPU".
+# runs on an A100 (https://github.com/hiyouga/LLaMA-Factory/wiki/Performance-comparison); see docs/gpu-memory.md.
 UTILISATION = 0.4
 
 
