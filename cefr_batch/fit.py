@@ -109,13 +109,17 @@ def _largest(model: Architecture, spec: RunSpec, length: int, gpu: Gpu) -> Micro
 
 def _remedy(model: Architecture, spec: RunSpec, plan: Plan, gpu: Gpu) -> str:
     """The least change that makes it fit, as settings to give; empty if none does."""
+    words = []
+    if _evaluation(model, spec, plan) > gpu.memory:
+        spec = _with(spec, "evaluation", "batch_size", 1)
+        words = ["evaluation.batch_size=1"]
+    if _evaluation(model, spec, plan) > gpu.memory:
+        return ""
     length = min(plan.train.longest_tokens, plan.max_length)
-    for changed, words in _changes(spec):
-        if _evaluation(model, changed, plan) > gpu.memory:
-            continue
+    for changed, settings in _savings(spec):
         batch = _largest(model, changed, length, gpu)
         if batch:
-            return f"it fits with {', '.join([*words, *_batch_words(spec, batch)])}"
+            return f"it fits with {', '.join([*words, *settings, *_batch_words(spec, batch)])}"
     return ""
 
 
@@ -128,19 +132,18 @@ def _batch_words(spec: RunSpec, batch: MicroBatch) -> list[str]:
     return [f"training.batch_size={batch.rows}", f"training.gradient_accumulation_steps={accumulation}"]
 
 
-def _changes(spec: RunSpec) -> Iterator[tuple[RunSpec, list[str]]]:
-    """What may be set, from what costs nothing to what costs speed; each with all before it."""
-    words: list[str] = []
-    changed = spec
-    yield changed, words
-    steps: list[tuple[str, str, Any, str]] = [
-        ("evaluation", "batch_size", 1, "evaluation.batch_size=1"),
-        ("model", "load_in_4bit", True, "model.load_in_4bit=true"),
-        ("training", "gradient_checkpointing", True, "training.gradient_checkpointing=true"),
-    ]
-    for part, key, value, text in steps:
-        section = getattr(changed, part)
-        if getattr(section, key) != value:
-            changed = changed.model_copy(update={part: section.model_copy(update={key: value})})
-            words = [*words, text]
-            yield changed, words
+def _savings(spec: RunSpec) -> Iterator[tuple[RunSpec, list[str]]]:
+    """What makes training smaller besides its batches, as little of it as possible first."""
+    yield spec, []
+    if not spec.model.load_in_4bit:
+        yield _with(spec, "model", "load_in_4bit", True), ["model.load_in_4bit=true"]
+    if not spec.training.gradient_checkpointing:
+        fewer = _with(spec, "training", "gradient_checkpointing", True)
+        yield fewer, ["training.gradient_checkpointing=true"]
+        if not spec.model.load_in_4bit:
+            both = ["model.load_in_4bit=true", "training.gradient_checkpointing=true"]
+            yield _with(fewer, "model", "load_in_4bit", True), both
+
+
+def _with(spec: RunSpec, part: str, key: str, value: Any) -> RunSpec:
+    return spec.model_copy(update={part: getattr(spec, part).model_copy(update={key: value})})

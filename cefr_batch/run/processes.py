@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ STOP_SECONDS = 60  # for the step that is under way and its checkpoint; then the
 
 def train_in_processes(job: Context, resume: Path | None) -> dict[str, Any]:
     """What ``run.train.train`` does, by ``resources.gpus`` processes on this machine. Returns the first one's result."""
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -28,6 +29,7 @@ def train_in_processes(job: Context, resume: Path | None) -> dict[str, Any]:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=job.spec.resources.gpus,
+        logs_specs=DefaultLogsSpecs(log_dir=str(job.work.tmp)),
         run_id=job.work.root.name,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",  # any free port
@@ -37,8 +39,15 @@ def train_in_processes(job: Context, resume: Path | None) -> dict[str, Any]:
     )
     try:
         results = elastic_launch(config, _process)(job.work.root, resume, os.getpid())
-    except (ChildFailedError, SignalException) as exc:
-        raise _told(job.work, exc) from exc
+    except SignalException as exc:
+        raise _told(job.work, Interrupted("stopped on request")) from exc
+    except ChildFailedError as exc:
+        rank, failure = exc.get_first_failure()
+        text = f"process {rank} of training ended with exit code {failure.exitcode}; the log has the details"
+        if failure.exitcode == -signal.SIGKILL:
+            job.work.error.unlink(missing_ok=True)  # the others only saw it go
+            text = f"process {rank} of training was killed by the system, most likely for want of memory"
+        raise _told(job.work, JobFailed(text)) from exc
     first: dict[str, Any] = results[0]
     return first
 
@@ -68,11 +77,10 @@ def _on_cpu(storage: Any, place: str) -> Any:
     return storage if place.startswith("cpu:") else None
 
 
-def _told(work: WorkDir, exc: Exception) -> CefrBatchError:
-    """What the process that failed first said of it."""
+def _told(work: WorkDir, otherwise: CefrBatchError) -> CefrBatchError:
+    """What the process that failed first said of it, if it said anything."""
     if not work.error.is_file():
-        return Interrupted("stopped on request") if "Signal" in type(exc).__name__ else JobFailed(str(exc))
+        return otherwise
     error = read_json(work.error)
-    kind = getattr(errors, error["kind"], JobFailed)
-    raised: CefrBatchError = kind(error["message"])
-    return raised
+    told: CefrBatchError = getattr(errors, error["kind"], JobFailed)(error["message"])
+    return told
