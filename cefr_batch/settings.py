@@ -9,15 +9,18 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from cefr_batch.errors import Problem, SpecError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -50,6 +53,16 @@ class Layers(Generic[M]):
     origin: dict[str, str] = field(default_factory=dict)
     places: list[str] = field(default_factory=list)  # in the order in which they were read
     problems: list[Problem] = field(default_factory=list)
+
+    def copy(self) -> Self:
+        """These layers, for more on top of them."""
+        return replace(
+            self,
+            values=dict(self.values),
+            origin=dict(self.origin),
+            places=list(self.places),
+            problems=list(self.problems),
+        )
 
     def add_file(self, path: Path, chain: tuple[Path, ...] = ()) -> None:
         """Read a file, and first the one that it ``extends``."""

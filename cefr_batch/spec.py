@@ -33,16 +33,33 @@ def load_spec(
     level: str, *, profile: str | None = None, overrides: Iterable[str] = (), jobs: Path | None = None
 ) -> RunSpec:
     """A level's resolved spec. Raises ``SpecError`` with every problem of every layer."""
+    (spec,) = load_specs(level, profile=profile, combinations=[tuple(overrides)], jobs=jobs)
+    return spec
+
+
+def load_specs(
+    level: str, *, profile: str | None, combinations: Iterable[Sequence[str]], jobs: Path | None = None
+) -> list[RunSpec]:
+    """A level's spec for each combination of overrides. Raises ``SpecError`` with every problem of every layer."""
     folder = jobs or jobs_folder()
-    layers = _JobLayers(RunSpec, _REPLACES, _SHORTHAND, PATTERNS)
-    level_file = _level_file(folder, level)
-    layers.add_file(folder / level_file)
+    files = _JobLayers(RunSpec, _REPLACES, _SHORTHAND, PATTERNS)
+    files.add_file(folder / _level_file(folder, level))
     if profile:
-        layers.add_file(_profile_file(folder, profile))
-    for text in overrides:
-        layers.add_override(text)
-    layers.expect_level(level)
-    return layers.resolve()
+        files.add_file(_profile_file(folder, profile))
+    specs: list[RunSpec] = []
+    problems: list[Problem] = []
+    for overrides in combinations:
+        layers = files.copy()
+        for text in overrides:
+            layers.add_override(text)
+        layers.expect_level(level)
+        try:
+            specs.append(layers.resolve())
+        except SpecError as exc:
+            problems += exc.problems
+    if problems:
+        raise SpecError(dict.fromkeys(problems))
+    return specs
 
 
 def sweep(overrides: Sequence[str]) -> list[tuple[str, ...]]:

@@ -87,8 +87,16 @@ class Launcher(ABC, Generic[R]):
 
     scheme: str  # of its handles, as in local://host/pid
     reports: bool = False  # whether it can run a report after the jobs of a batch
-    gpu: str | None = None  # the card that its jobs get, where that is known
-    price_per_hour: float | None = None  # of one such GPU
+
+    @property
+    def gpu(self) -> str | None:
+        """The card that its jobs get, where that is known."""
+        return None
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """Of one such GPU, where that is known."""
+        return None
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from cefr_batch.data import Dataset, TokenCounter, load_dataset
+from cefr_batch.data import Dataset, Example, TokenCounter, load_dataset
 from cefr_batch.errors import CefrBatchError, NotReady, Problem, StoreError, UsageError
 from cefr_batch.fit import make_fit
 from cefr_batch.gpus import find_gpu
@@ -16,7 +16,7 @@ from cefr_batch.launch.base import Check, Launcher
 from cefr_batch.levels import ModelSpec, RunSpec
 from cefr_batch.plan import Plan, make_plan
 from cefr_batch.pretrained import architecture, resolve_model, tokenizer_file
-from cefr_batch.spec import load_spec, sweep
+from cefr_batch.spec import load_specs, sweep
 from cefr_batch.store.base import Store
 
 P = ParamSpec("P")
@@ -55,8 +55,10 @@ def prepare(
     """
     findings = _Findings()
     combinations = findings.get(sweep, overrides) or []
-    specs = [findings.get(_spec, level, profile, one, launcher) for level in levels for one in combinations]
-    ready = [spec for spec in specs if spec]
+    read_specs = [findings.get(load_specs, level, profile=profile, combinations=combinations) for level in levels]
+    default = cache(lambda: next(iter(launcher.backends()), "peft"))
+    found = [spec for specs in read_specs for spec in specs or []]
+    ready = [spec.with_backend(default()) if spec.backend == "auto" else spec for spec in found]
     backends = dict.fromkeys(spec.backend for spec in ready)
     checks = [*(findings.get(launcher.check, backends, store.url) or []), check_store(store)]
     wrong = [check for check in checks if check.problem]
@@ -123,14 +125,7 @@ class _Findings:
             raise NotReady(dict.fromkeys(self.problems), max((e.exit_code for e in self.errors), default=1))
 
 
-def _spec(level: str, profile: str | None, overrides: Sequence[str], launcher: Launcher[Any]) -> RunSpec:
-    spec = load_spec(level, profile=profile, overrides=overrides)
-    if spec.backend != "auto":
-        return spec
-    return spec.with_backend(next(iter(launcher.backends()), "peft"))
-
-
-def _counter(model: ModelSpec) -> TokenCounter:
+def _counter(model: ModelSpec) -> Callable[[Sequence[Example]], list[int]]:
     if Path(model.name).is_absolute():
         resolve_model(model)  # all of it should be there; what the hub has is downloaded by the job
-    return TokenCounter(tokenizer_file(model))
+    return cache(TokenCounter(tokenizer_file(model)))  # runs of a sweep have their data in common

@@ -223,7 +223,7 @@ def _observe(submissions: Sequence[Submission]) -> dict[Job, Observation]:
 
 def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
     status, submission = facts.status, facts.submission
-    if submission and state is State.FAILED and not status:
+    if submission and state is State.FAILED and status.get("state") != State.FAILED:  # it died without a word
         output = get_launcher(submission.cluster).last_output(submission.job, store.url)
         reason += f"\nThe end of its output:\n{output}" if output else ""
     return RunState(

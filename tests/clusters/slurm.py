@@ -81,7 +81,7 @@ def bring_back(lost: str, job: str) -> None:
     tells it to end what it ran before is ended with it (seen with 22.05), as both have the same number."""
     run("scontrol", "hold", job)
     script("start-node", lost)
-    until(lambda: run("sinfo", "--noheader", f"--nodes={lost}", "--format=%T").splitlines()[0] == "idle")
+    until(lambda: run("sinfo", "--noheader", f"--nodes={lost}", "--format=%T").splitlines()[0] in ("idle", "mixed"))
     run("scontrol", "release", job)
     start_now(job)
 

@@ -7,9 +7,10 @@
 #   slurm.sh kill-node n1          kill a node's slurmd and everything that runs on it, with SIGKILL
 #   slurm.sh start-node n1         bring it back
 #   slurm.sh restart-controller    kill slurmctld with SIGKILL and start it again
+#   slurm.sh user-signal on|off    whether a preempted job gets its own --signal first (preempt_send_user_signal), or
+#                                  SIGTERM, as from the start; both kinds of site exist
 #
 # Partitions: gpu (the default; its jobs can be preempted, with 20 s of grace, and are requeued), urgent (preempts gpu).
-# A preempted job gets SIGTERM; with SLURM_E2E_USER_SIGNAL=1 at `up`, its own --signal first. Both kinds of site exist.
 set -euo pipefail
 state=${SLURM_STATE:-/run/slurm-e2e}
 host=$(hostname)
@@ -108,7 +109,6 @@ MinJobAge=300
 JobRequeue=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-${SLURM_E2E_USER_SIGNAL:+SlurmctldParameters=preempt_send_user_signal}
 NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=4 RealMemory=16000 Gres=gpu:rtx4090:1
 NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=4 RealMemory=16000 Gres=gpu:rtx4090:1
 PartitionName=gpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
@@ -144,6 +144,13 @@ restart_controller() {
     wait_for 30 slurmctld scontrol ping
 }
 
+user_signal() {
+    sed -i '/^SlurmctldParameters=/d' /etc/slurm/slurm.conf
+    [[ $1 = off ]] || echo "SlurmctldParameters=preempt_send_user_signal" >>/etc/slurm/slurm.conf
+    scontrol reconfigure
+    wait_for 30 "the new configuration" scontrol ping
+}
+
 up() {
     install_packages
     mkdir -p "$state"/{log,ctld,n1,n2,mysql} /run/munge /run/mysqld /etc/slurm
@@ -177,8 +184,9 @@ down) down ;;
 start-node) start_node "$2" ;;
 kill-node) kill_node "$2" ;;
 restart-controller) restart_controller ;;
+user-signal) user_signal "$2" ;;
 *)
-    sed -n '2,12p' "$0"
+    sed -n '2,13p' "$0"
     exit 2
     ;;
 esac

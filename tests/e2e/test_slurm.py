@@ -51,6 +51,8 @@ def site(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     sites.mkdir()
     monkeypatch.setenv("CEFR_BATCH_SLURM", str(sites))
     monkeypatch.delenv("CEFR_BATCH_CACHE")  # the site's own
+    for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_MEM_PER_NODE"):  # as if called inside an allocation
+        monkeypatch.setenv(name, "64")
     models = Path(os.environ.get("CEFR_BATCH_TEST_MODELS", tmp_path / "cache" / "models"))
     shared = tmp_path / "shared folder"
     (shared / "cache").mkdir(parents=True)
@@ -123,6 +125,7 @@ def freeze_training(store: Store, run: str) -> None:
     until(lambda: step(store, run) > checkpoint(store, run))
     (process,) = training(run)
     process.suspend()
+    until(lambda: process.status() == psutil.STATUS_STOPPED)
 
 
 def thaw_training(run: str) -> None:
@@ -147,7 +150,8 @@ def state_of(store: Store, run: str, env: dict[str, str] | None = None) -> str:
 def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
     site: Callable[..., None], tiny_model: Path, tmp_path: Path
 ) -> None:
-    """One run is preempted twice and loses its node once; one comes to its time limit; one is left alone."""
+    """One run is preempted twice, once on a cluster that sends SIGTERM and once on one that sends the job's own signal, and
+    loses its node once; one comes to its time limit; one is left alone."""
     store = open_store(str(tmp_path / "store"))
     (first,) = submit(tiny_model, LONG, store.url, "B1")
     (second,) = submit(tiny_model, LONG, store.url, "B1")
@@ -155,7 +159,8 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
 
     freeze_training(store, second)
     slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=1")
-    for _ in range(2):
+    for user_signal in ("off", "on"):
+        slurm.script("user-signal", user_signal)
         freeze_training(store, first)
         slurm.preempt(job)
         assert state_of(store, first) == "PENDING"

@@ -13,6 +13,7 @@ import pytest
 
 from cefr_batch.errors import LaunchError
 from cefr_batch.launch import Batch, Job, JobOrder, State
+from cefr_batch.launch.slurm import client
 from cefr_batch.launch.slurm import launcher as module
 from cefr_batch.launch.slurm.launcher import SlurmLauncher
 
@@ -26,6 +27,7 @@ def say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Say:
     """Makes a stand-in of one of Slurm's commands: what it prints, or how it fails. Each call is written down."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setattr(module, "_last", None)
+    client.cluster_name.cache_clear()
     monkeypatch.setenv("CEFR_BATCH_SLURM", str(tmp_path / "sites"))
     (tmp_path / "sites").mkdir()
     (tmp_path / "sites" / "default.yaml").write_bytes((SITES / "default.yaml").read_bytes())

@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from cefr_batch.errors import LaunchError
 from cefr_batch.launch.base import State
@@ -195,8 +196,9 @@ def seconds(limit: str) -> int | None:
     return int(days or 0) * 86400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
 
 
+@cache
 def cluster_name() -> str:
-    """The ``ClusterName`` of this machine's Slurm."""
+    """The ``ClusterName`` of this machine's Slurm, asked once."""
     for line in slurm("scontrol", "show", "config").splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "ClusterName":

@@ -53,11 +53,11 @@ class SlurmLauncher(Launcher[SlurmRequest]):
         return load_site(self._site_name)
 
     @property
-    def gpu(self) -> str | None:  # type: ignore[override]
+    def gpu(self) -> str | None:
         return self.site.gpu
 
     @property
-    def price_per_hour(self) -> float | None:  # type: ignore[override]
+    def price_per_hour(self) -> float | None:
         return self.site.price_per_hour
 
     def render(self, batch: Batch) -> SlurmRequest:
