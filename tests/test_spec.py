@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cefr_batch.errors import SpecError
 from cefr_batch.levels import Level, RunSpec, alias_of
-from cefr_batch.spec import jobs_folder, load_spec, recorded_spec
+from cefr_batch.spec import jobs_folder, load_spec, load_specs, recorded_spec, sweep
 
 JOBS = Path(__file__).parents[1] / "jobs"
 
@@ -121,3 +121,28 @@ def test_no_job_file_crashes(tree: object, tmp_path: Path) -> None:
 @given(name=st.text(min_size=1, max_size=80))
 def test_an_alias_is_always_good_for_a_run_name(name: str) -> None:
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", alias_of(name))
+
+
+def test_a_range_is_a_run_for_each_value_and_several_ranges_every_combination() -> None:
+    assert sweep(["training.seed=1..3", "lora.rank=8"]) == [(f"training.seed={n}", "lora.rank=8") for n in (1, 2, 3)]
+    assert len(sweep(["training.seed=1..4", "lora.rank=8..12"])) == 20
+    assert sweep([]) == [()]
+    assert sweep(["model.name=a..b"]) == [("model.name=a..b",)]
+
+
+@pytest.mark.parametrize("text", ["training.seed=5..1", "training.seed=0..1000"])
+def test_an_empty_range_and_one_of_too_many_runs_are_refused(text: str) -> None:
+    with pytest.raises(SpecError, match=r"must be a range of 1 to 1000 values, as in 1\.\.5"):
+        sweep([text])
+    with pytest.raises(SpecError, match="make 2500 runs of a level; at most 1000"):
+        sweep(["training.seed=1..50", "lora.rank=1..50"])
+
+
+def test_each_combination_of_a_sweep_is_the_spec_that_it_would_be_alone() -> None:
+    combinations = sweep(["training.seed=7..9"])
+    specs = load_specs("B1", profile="smoke", combinations=combinations)
+    assert specs == [load_spec("B1", profile="smoke", overrides=one) for one in combinations]
+    assert [spec.training.seed for spec in specs] == [7, 8, 9]
+    with pytest.raises(SpecError) as caught:
+        load_specs("B1", profile=None, combinations=sweep(["training.seed=1..3", "nope=1"]))
+    assert len(caught.value.problems) == 1
