@@ -77,6 +77,12 @@ def test_a_recorded_spec_comes_back_the_same_or_says_what_is_wrong() -> None:
         recorded_spec([], "spec.json")
 
 
+def test_gpus_share_the_examples_of_a_step_evenly() -> None:
+    assert load_spec("B1", overrides=["resources.gpus=8"]).resources.gpus == 8
+    with pytest.raises(SpecError, match=r"resources\.gpus: 3 cannot share the 64 examples of a step"):
+        load_spec("B1", overrides=["resources.gpus=3"])
+
+
 def test_jobs_are_found_in_the_current_folder_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "base.yaml").write_text((JOBS / "base.yaml").read_text())

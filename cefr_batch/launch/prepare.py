@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from cefr_batch.architecture import Architecture
 from cefr_batch.data import Dataset, Example, TokenCounter, load_dataset
 from cefr_batch.errors import CefrBatchError, NotReady, Problem, StoreError, UsageError
 from cefr_batch.fit import make_fit
@@ -65,6 +66,7 @@ def prepare(
     findings.problems += [Problem("", one.problem) for one in wrong if not (one.warning or dry_run)]
     counters = {model: findings.get(_counter, model) for model in dict.fromkeys(spec.model for spec in ready)}
     read = cache(lambda data, level: findings.get(load_dataset, data, level))
+    sizes = cache(lambda model: findings.get(architecture, model))
     prepared = []
     for spec in ready:
         dataset, counter = read(spec.data, spec.level), counters[spec.model]
@@ -72,19 +74,19 @@ def prepare(
             plan = make_plan(spec, dataset, counter)
             findings.problems += [Problem(f"level {spec.level}, {one.where}", one.what) for one in plan.problems()]
             if launcher.gpu:
-                check = findings.get(_check_memory, spec, plan, launcher.gpu)
-                if check and check.problem:
-                    wrong.append(check)
-                    findings.problems += [Problem("", check.problem)] if not (check.warning or force) else []
+                check = _check_memory(spec, plan, sizes(spec.model), launcher.gpu)
+                wrong += [check] if check.problem else []
+                findings.problems += (
+                    [Problem("", check.problem)] if check.problem and not (check.warning or force) else []
+                )
             prepared.append(Prepared(spec, dataset))
     findings.raise_if_any()
     return Preparation(prepared, list(dict.fromkeys(one.problem for one in wrong)))
 
 
-def _check_memory(spec: RunSpec, plan: Plan, gpu: str) -> Check:
+def _check_memory(spec: RunSpec, plan: Plan, model: Architecture | None, gpu: str) -> Check:
     """Whether the run fits on this card; a card or a model that nothing is known of is a warning."""
     what = f"memory of {gpu}"
-    model = architecture(spec.model)
     try:
         card = find_gpu(gpu)
     except UsageError as exc:
