@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -86,15 +87,15 @@ def _gres(site: SlurmSite, gpus: int) -> str:
 
 def _text(site: SlurmSite, directives: dict[str, str], cpus: str) -> str:
     """The script. Everything that comes from a setting is quoted, but for ``setup``, which is shell."""
-    options = [f"--{key}={shlex.quote(value)}" if value else f"--{key}" for key, value in directives.items()]
-    options += ["--open-mode=append", *(_quoted_option(option) for option in site.options)]
+    options = [f"--{key}={value}" if value else f"--{key}" for key, value in directives.items()]
+    options += ["--open-mode=append", *site.options]
     exports = {**_caches(site), **site.environment, "SUBMITIT_EXECUTOR": "slurm"}
     python = site.python or sys.executable
     job = (python, "-u", "-m", "submitit.core._submit", str(site.jobs))
     return "\n".join(
         [
             "#!/bin/bash",
-            *(f"#SBATCH {option}" for option in options),
+            *(f"#SBATCH {_quoted(option)}" for option in options),
             "",
             *site.setup,
             *(f"export {key}={shlex.quote(value)}" for key, value in exports.items()),
@@ -114,9 +115,14 @@ def _caches(site: SlurmSite) -> dict[str, str]:
     return {"CEFR_BATCH_CACHE": f"{_WORK}/cache/cefr-batch", "HF_HOME": f"{_WORK}/cache/huggingface"}
 
 
-def _quoted_option(option: str) -> str:
+def _quoted(option: str) -> str:
+    """As sbatch reads a directive: in quotes, and with a backslash before a quote or a backslash, which (unlike in a
+    shell) escapes in single quotes too."""
     name, equals, value = option.partition("=")
-    return f"{name}={shlex.quote(value)}" if equals else name
+    if re.fullmatch(r"[A-Za-z0-9_.,:@%+/-]*", value):
+        return option
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name}{equals}"{escaped}"'
 
 
 def _run_job(site: SlurmSite, order: JobOrder) -> tuple[str, ...]:
