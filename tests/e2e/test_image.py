@@ -14,26 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clusters.image import SCRIPT as IMAGE_SH
+from clusters.image import TAG, build
 from runs import ROOT, read, runs
 
 from cefr_batch import layout
 
 pytestmark = pytest.mark.e2e
 
-IMAGE_SH = ROOT / "tests" / "clusters" / "image.sh"
-TAG = "localhost/cefr-batch:test-cpu"
 USER = 10001
 AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--no-new-privs")
-
-
-def image_sh(*arguments: str | Path) -> str:
-    command = [IMAGE_SH, *arguments]
-    return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
-
-
-def build(tag: str, context: Path = ROOT) -> None:
-    dockerfile = context / "containers" / "Dockerfile"
-    image_sh("build", "--quiet", "--target", "cpu", "--tag", tag, "--file", dockerfile, context)
 
 
 def inspect(tag: str) -> dict[str, Any]:
@@ -47,25 +37,6 @@ def layer_bytes(diff_id: str) -> int:
     listing = Path(info["store"]["GraphRoot"]) / "overlay-layers" / "layers.json"
     (size,) = {layer["diff-size"] for layer in json.loads(listing.read_text()) if layer.get("diff-digest") == diff_id}
     return int(size)
-
-
-@pytest.fixture(scope="module")
-def image() -> str:
-    """The cpu image of this tree. Built once; what has not changed since the last build comes from its layers."""
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        missing = pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip
-        missing("building an image without an engine needs root on Debian: tests/clusters/image.sh")
-    build(TAG)
-    return TAG
-
-
-@pytest.fixture(scope="module")
-def unpacked(image: str) -> Iterator[Path]:
-    """Not below pytest's folder: there nobody but root may enter."""
-    folder = Path("/var/tmp") / f"cefr-batch-image-{os.getpid()}"
-    image_sh("unpack", image, folder)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

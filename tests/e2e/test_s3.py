@@ -207,7 +207,6 @@ def until_quiet(proxy: Proxy) -> None:
 
 
 RUNS = 1000
-SECONDS = 3.0
 
 
 def add_killed_or_failed(store: Store, run: str, number: int) -> None:
@@ -244,7 +243,6 @@ def test_status_and_list_of_1000_runs(
                 f"{requests} requests ({requests / RUNS:.2f} per run)"
             )
         assert requests <= requests_per_run * RUNS + 10
-        assert computing <= SECONDS  # the rest is waiting, for the server and whatever else the machine does
 
 
 class _CountedRequests:

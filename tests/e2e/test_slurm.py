@@ -329,3 +329,22 @@ def test_a_hostile_setting_reaches_slurm_as_it_is(site: Callable[..., None], tin
     refused = cefr_batch(*words, store=store.url, code=1)
     assert f"partition: there is no {HOSTILE!r}; valid: gpu, urgent" in refused
     assert not (ROOT / "pwned").exists()
+
+
+def test_runs_in_a_container_one_of_them_preempted(
+    site: Callable[..., None], unpacked: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """charliecloud's ch-run under Slurm; scontrol and squeue are on the node, not in the image."""
+    site(container={"runtime": "charliecloud", "image": str(unpacked)})
+    store = open_store(str(tmp_path / "store"))
+    disturbed, alone = (submit(tiny_model, LONG, store.url, "B1")[0] for _ in range(2))
+    job = job_of(store, disturbed)
+    freeze_training(store, disturbed)
+    assert training(disturbed)[0].exe() == str(unpacked / "usr" / "bin" / "python3.11")
+    slurm.preempt(job)
+    slurm.start_now(job)
+    for run in (disturbed, alone):
+        until(lambda run=run: complete(store, run))  # type: ignore[misc]
+    assert [store.get_json(f"runs/{run}/metrics.json")["attempts"] for run in (disturbed, alone)] == [2, 1]
+    assert adapter_sha256(store, disturbed) == adapter_sha256(store, alone)
+    assert (tmp_path / "shared folder" / "work" / "cache").is_dir()
