@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
 
 import click
 
 from cefr_batch.cli.options import chosen_runs, echo_json, json_option, runs_options, store_option
 from cefr_batch.errors import NotFound
-from cefr_batch.store import Store, open_store, to_json
+from cefr_batch.store import Store, open_store, store_folder, to_json
 
 if TYPE_CHECKING:
     from cefr_batch.report.collect import Report
@@ -58,11 +59,15 @@ def _nothing(report: Report) -> str:
 
 
 def _write(out: str, markdown: str, json: bytes) -> None:
-    """A folder is a store like any other. Whole files or none."""
-    folder, _, name = out.rpartition("/")
+    """A folder is a store like any other. Each file whole or not at all."""
+    address = urlsplit(out if "://" in out else quote(out))
+    folder, _, name = address.path.rpartition("/")
     named = name.endswith((".md", ".json"))
-    target, stem = open_store((folder or ".") if named else out), name.rpartition(".")[0] if named else NAME
+    place = address._replace(path=folder if named else address.path)
+    target = open_store(place.geturl() if place.scheme else unquote(place.path) or ".")
+    stem = unquote(name).rpartition(".")[0] if named else NAME
     files = {f"{stem}.md": markdown.encode(), f"{stem}.json": json}
     for file, data in files.items():
         target.put(file, data)
-    click.echo(f"wrote {' and '.join(target.locate(file).removeprefix('file://') for file in files)}", err=True)
+    local = store_folder(target.url)
+    click.echo(f"wrote {' and '.join(str(local / file) if local else target.locate(file) for file in files)}", err=True)

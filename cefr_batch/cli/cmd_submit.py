@@ -15,7 +15,7 @@ from cefr_batch.cli.watch import after_start
 from cefr_batch.errors import CefrBatchError, LaunchError
 from cefr_batch.launch import Batch, JobOrder, Launcher
 from cefr_batch.launch.submission import claim, next_runs, start, unclaim
-from cefr_batch.store import Store
+from cefr_batch.store import Store, below
 
 if TYPE_CHECKING:
     from cefr_batch.launch.prepare import Prepared
@@ -73,7 +73,7 @@ def _show(store: Store, launcher: Launcher[Any], prepared: Sequence[Prepared], a
 
 def _batch(store: Store, launcher: Launcher[Any], runs: Sequence[str], prepared: Sequence[Prepared]) -> Batch:
     """Jobs for these runs and, where the launcher can, a report after several."""
-    report = f"{store.url}/{layout.report_folder(runs[0])}" if launcher.reports and len(runs) > 1 else None
+    report = below(store.url, layout.report_folder(runs[0])) if launcher.reports and len(runs) > 1 else None
     orders = (JobOrder(run, store.url, item.spec.resources.gpus) for run, item in zip(runs, prepared, strict=True))
     return Batch(tuple(orders), report)
 

@@ -10,7 +10,7 @@ from cefr_batch.store.base import ObjectInfo, Store, to_json
 
 DEFAULT_STORE = "./runs"
 
-__all__ = ["DEFAULT_STORE", "ObjectInfo", "Store", "open_store", "store_folder", "to_json"]
+__all__ = ["DEFAULT_STORE", "ObjectInfo", "Store", "below", "open_store", "store_folder", "to_json"]
 
 
 def open_store(url: str) -> Store:
@@ -26,6 +26,12 @@ def open_store(url: str) -> Store:
     from cefr_batch.store.local import LocalStore
 
     return LocalStore(folder)
+
+
+def below(url: str, name: str) -> str:
+    """The address of what is called ``name`` in the store at ``url`` (a store's own ``url``, which may hold options)."""
+    parts = urlsplit(url)
+    return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
 
 def store_folder(url: str) -> Path | None:

@@ -188,9 +188,9 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
 
 
 def test_an_array_of_levels_and_the_report_after_it(
-    site: Callable[..., None], tiny_model: Path, tmp_path: Path
+    site: Callable[..., None], server: Server, tiny_model: Path
 ) -> None:
-    store = open_store(str(tmp_path / "store"))
+    store = open_store(server.url("array"))
     runs = submit(tiny_model, SHORT, store.url, "A1", "A2", "B1")
     jobs = [job_of(store, run) for run in runs]
     array = jobs[0].partition("_")[0]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from clusters.s3 import Server
 from report_stores import add_unfinished, three_levels
 
 from cefr_batch.cli.main import main
+from cefr_batch.store import below, open_store
 from cefr_batch.store.local import LocalStore
 
 Captured = pytest.CaptureFixture[str]
@@ -41,6 +44,7 @@ def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: Captured)
         ("reports", ["reports/report.json", "reports/report.md"]),
         ("reports/levels.md", ["reports/levels.json", "reports/levels.md"]),
         ("v1.2.json", ["v1.2.json", "v1.2.md"]),
+        ("a b#?%20ş", ["a b#?%20ş/report.json", "a b#?%20ş/report.md"]),
     ],
 )
 def test_out_writes_both_files_and_prints_no_report(
@@ -107,3 +111,15 @@ def test_a_run_named_is_reported_alone(tmp_path: Path, capsys: Captured) -> None
     out = capsys.readouterr().out
     assert "## A2\n" in out
     assert "Only A2 has figures" in out
+
+
+def test_out_may_be_a_place_in_a_bucket(
+    tmp_path: Path, capsys: Captured, aws: None, server_of: Callable[[str], Server]
+) -> None:
+    store = three_levels(tmp_path)
+    bucket = open_store(server_of("moto").url("reported"))
+    assert main(["report", "--store", store.url, "--out", below(bucket.url, "reports/x")]) == 0
+    assert [found.key for found in bucket.objects("")] == ["reports/x/report.json", "reports/x/report.md"]
+    assert bucket.get_json("reports/x/report.json")["store"] == store.url
+    assert main(["report", "--store", store.url, "--out", below(bucket.url, "levels.json")]) == 0
+    assert [found.key for found in bucket.objects("levels")] == ["levels.json", "levels.md"]
