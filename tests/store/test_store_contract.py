@@ -261,3 +261,8 @@ def test_a_download_goes_on_where_it_was_cut_off(any_store: Store, tmp_path: Pat
     for key, path in files.items():
         assert (tmp_path / "down" / key).read_bytes() == path.read_bytes()
     assert list((tmp_path / "down").rglob(".aside-*")) == []
+
+
+def test_a_check_leaves_nothing_behind(any_store: Store) -> None:
+    any_store.check()
+    assert list(any_store.objects("")) == []
