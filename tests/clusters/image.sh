@@ -47,18 +47,19 @@ make_base() {
 # Mounts for the build's steps: the machine's certificates, its pip settings, and the local folders that those name.
 machine_mounts() {
     local conf=$1 path
-    cp /etc/ssl/certs/ca-certificates.crt "$conf/ca.crt"
     {
         echo "[global]"
-        python3 -m pip config list | sed -nE "s/^(global|:env:)\.(extra-index-url|index-url|find-links|constraint)='(.*)'$/\2 = \3/p" |
+        { python3 -m pip config list 2>/dev/null || true; } |
+            sed -nE "s/^(global|:env:)\.(extra-index-url|index-url|find-links|constraint)='(.*)'$/\2 = \3/p" |
             sed 's/\\n/ /g' | sort -u -t= -k1,1
-        echo "cert = /run/build/ca.crt"
+        ! cp /etc/ssl/certs/ca-certificates.crt "$conf/ca.crt" 2>/dev/null || echo "cert = /run/build/ca.crt"
     } >"$conf/pip.conf"
     echo "$conf:/run/build:ro"
     echo "$conf/pip.conf:/etc/pip.conf:ro"
-    grep -oE '(file://)?/[^ ,]+' "$conf/pip.conf" | sed -E 's#^file://##; s#/simple/?$##' | sort -u | while read -r path; do
-        [[ $path == /run/build/* || $path == //* || ! -e $path ]] || echo "$path:$path:ro"
-    done
+    { grep -oE '(file://)?/[^ ,]+' "$conf/pip.conf" || true; } | sed -E 's#^file://##; s#/simple/?$##' | sort -u |
+        while read -r path; do
+            [[ $path == /run/build/* || $path == //* || ! -e $path ]] || echo "$path:$path:ro"
+        done
 }
 
 build() {
