@@ -76,16 +76,6 @@ def start_now(job: str) -> None:
     until(lambda: state(job) != "PENDING")
 
 
-def bring_back(lost: str, job: str) -> None:
-    """Bring a killed node back, then let the job that it lost start. A job that starts on the node while slurmctld still
-    tells it to end what it ran before is ended with it (seen with 22.05), as both have the same number."""
-    run("scontrol", "hold", job)
-    script("start-node", lost)
-    until(lambda: run("sinfo", "--noheader", f"--nodes={lost}", "--format=%T").splitlines()[0] in ("idle", "mixed"))
-    run("scontrol", "release", job)
-    start_now(job)
-
-
 def preempt(job: str) -> None:
     """Have a running job preempted by one of the urgent partition, and requeued."""
     urgent = run(

@@ -173,8 +173,8 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
     freeze_training(store, first)
     lost = slurm.node(job)
     slurm.script("kill-node", lost)
-    until(lambda: slurm.state(job) == "PENDING")
-    slurm.bring_back(lost, job)
+    until(lambda: slurm.node(job) not in ("", lost))  # requeued, it starts on the other node
+    slurm.script("start-node", lost)
     slurm.start_now(limited)
     third = submit(tiny_model, LONG, store.url, "B1")[0]
     for run in (first, second, third):
