@@ -70,9 +70,10 @@ def printed(jobs: Path, job: str) -> str:
 
 
 def start_now(job: str) -> None:
-    """A requeued job waits two minutes before it starts again; not here."""
+    """A requeued job waits two minutes before it starts again; here three seconds. Slurm takes a credential that is not
+    older than the requeue for the revoked one (seen with 22.05: "Job credential revoked")."""
     until(lambda: state(job) == "PENDING")
-    run("scontrol", "update", f"jobid={job}", "StartTime=now")
+    run("scontrol", "update", f"jobid={job}", "StartTime=now+3")
     until(lambda: state(job) != "PENDING")
 
 
