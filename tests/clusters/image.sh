@@ -79,6 +79,8 @@ save() {
 }
 
 unpack() {
+    need buildah buildah crun
+    need ch-run charliecloud # here, since whoever runs the image may not be root
     local tag=$1 folder=$2 container mounted
     shift 2
     mkdir -p "$folder"
