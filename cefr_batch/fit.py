@@ -52,7 +52,7 @@ def make_fit(spec: RunSpec, plan: Plan, model: Architecture, gpu: Gpu, price_per
     flops = training_flops(model, spec, plan)
     seconds = flops / (gpu.tflops * 1e12 * UTILISATION * spec.resources.gpus)
     evaluation = _evaluation(model, spec, plan)
-    training = training_memory(model, spec, Batch(batch.rows, length), _CUDA)
+    training = training_memory(model, spec, Batch(batch.rows, length), _machine(spec))
     fits = max(training.total, evaluation) <= gpu.memory
     return Fit(
         gpu=gpu,
@@ -67,7 +67,8 @@ def make_fit(spec: RunSpec, plan: Plan, model: Architecture, gpu: Gpu, price_per
     )
 
 
-_CUDA = Machine(cuda=True, bf16=True)
+def _machine(spec: RunSpec) -> Machine:
+    return Machine(cuda=True, bf16=spec.training.precision != "fp32")
 
 
 def training_flops(model: Architecture, spec: RunSpec, plan: Plan) -> float:
@@ -95,14 +96,14 @@ def gigabytes(size: float) -> str:
 def _evaluation(model: Architecture, spec: RunSpec, plan: Plan) -> int:
     rows = min(spec.evaluation.batch_size, plan.evaluated_examples)
     length = min(plan.eval.longest_tokens, plan.max_length)
-    return evaluation_memory(model, spec, Batch(rows, length), _CUDA)
+    return evaluation_memory(model, spec, Batch(rows, length), _machine(spec))
 
 
 def _largest(model: Architecture, spec: RunSpec, length: int, gpu: Gpu) -> MicroBatch | None:
     """The largest micro-batch for the same effective batch whose training fits."""
     share = spec.training.batch_size * spec.training.gradient_accumulation_steps // spec.resources.gpus
     for rows in range(share, 0, -1):
-        if share % rows == 0 and training_memory(model, spec, Batch(rows, length), _CUDA).total <= gpu.memory:
+        if share % rows == 0 and training_memory(model, spec, Batch(rows, length), _machine(spec)).total <= gpu.memory:
             return MicroBatch(rows, share // rows)
     return None
 

@@ -111,6 +111,14 @@ def test_llama_factorys_comparison(backend: str, four_bit: str, published: float
     assert needed(LLAMA_2_7B, Batch(4, 1024), *settings) == pytest.approx(published, rel=0.2)
 
 
+def test_fp32_is_planned_for_where_it_is_set() -> None:
+    """Unquantized weights are then twice as wide."""
+    settings = ("backend=peft", "model.load_in_4bit=false")
+    wide, narrow = (fit(LLAMA_1B, "a100", *settings, f"training.precision={p}").training for p in ("fp32", "auto"))
+    assert wide.weights == 2 * narrow.weights
+    assert wide.total > narrow.total
+
+
 def test_what_does_not_fit_says_so_and_what_to_set() -> None:
     tight = fit(LLAMA_1B, "l4", "backend=peft", "model.load_in_4bit=false", "training.batch_size=64", longest=512)
     (problem,) = tight.problems()

@@ -113,7 +113,8 @@ def _gpu(spec: RunSpec, model: Architecture | None, gpu: Gpu, cuda: str | None) 
             f"has no bf16 (compute capability {gpu.capability}, {BF16_CAPABILITY} has it); set training.precision=auto",
         )
     batch = Batch(1, spec.training.max_length)
-    needed = training_memory(model, spec, batch, Machine(cuda=True, bf16=bf16)).total if model else 0
+    machine = Machine(cuda=True, bf16=bf16 and spec.training.precision != "fp32")
+    needed = training_memory(model, spec, batch, machine).total if model else 0
     if gpu.free is not None and gpu.free < needed:
         yield Problem(
             str(gpu),

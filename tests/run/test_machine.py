@@ -115,6 +115,15 @@ def test_memory_that_is_not_told_is_not_judged(site: Path) -> None:
     assert problems(site) == []
 
 
+def test_fp32_needs_more_of_a_card(site: Path) -> None:
+    """The weights of 1.24 billion parameters take 2.5 GB in bf16 and 4.9 GB in fp32."""
+    nvidia_smi(site, "0, NVIDIA L4, 580.65.06, 5000, 8.9")
+    settings = ("backend=peft", "model.load_in_4bit=false", "training.max_length=64", "lora.rank=8")
+    assert problems(site, *settings, "training.precision=bf16") == []
+    (found,) = problems(site, *settings, "training.precision=fp32")
+    assert "are free, and training needs about" in found
+
+
 def test_of_a_model_of_unknown_sizes_neither_memory_nor_disk_is_judged(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
