@@ -59,7 +59,7 @@ def command(
     if price_per_hour is not None and gpu is None:
         raise UsageError("--price-per-hour needs --gpu: how long a run takes depends on the card")
     price = launcher.price_per_hour if price_per_hour is None else price_per_hour
-    planned = _planned(levels, profile, overrides, find_gpu(gpu) if gpu else None, price)
+    planned = _planned(_specs(levels, profile, overrides, launcher), find_gpu(gpu) if gpu else None, price)
     if as_json:
         echo_json({"plans": [_as_json(one) for one in planned]})
     else:
@@ -69,13 +69,10 @@ def command(
         raise DataError(problems)
 
 
-def _planned(
-    levels: Sequence[str], profile: str | None, overrides: Sequence[str], gpu: Gpu | None, price_per_hour: float | None
-) -> list[Planned]:
-    """A plan for each level. Raises one error with the problems of all specs, or of all data."""
-    from cefr_batch.data import TokenCounter, leakage, load_dataset
-    from cefr_batch.plan import make_plan
-    from cefr_batch.pretrained import tokenizer_file
+def _specs(
+    levels: Sequence[str], profile: str | None, overrides: Sequence[str], launcher: Launcher[Any]
+) -> list[RunSpec]:
+    """A spec for each level, with the backend that ``submit`` would settle on. Raises one error for all of them."""
     from cefr_batch.spec import load_spec
 
     specs: list[RunSpec] = []
@@ -87,6 +84,17 @@ def _planned(
             problems += exc.problems
     if problems:
         raise SpecError(dict.fromkeys(problems))
+    default = next(iter(launcher.backends()), "peft")
+    return [spec.with_backend(default) if spec.backend == "auto" else spec for spec in specs]
+
+
+def _planned(specs: Sequence[RunSpec], gpu: Gpu | None, price_per_hour: float | None) -> list[Planned]:
+    """A plan for each spec. Raises one error with the problems of all data."""
+    from cefr_batch.data import TokenCounter, leakage, load_dataset
+    from cefr_batch.plan import make_plan
+    from cefr_batch.pretrained import tokenizer_file
+
+    problems: list[Problem] = []
     datasets = []
     for spec in specs:
         try:

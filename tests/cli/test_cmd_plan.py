@@ -9,6 +9,7 @@ import pytest
 from published import published
 
 from cefr_batch.cli.main import main
+from cefr_batch.launch.local import LocalLauncher
 
 
 def test_the_seeds_files_give_the_seeds_run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,11 +48,11 @@ def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixtu
 
 
 def test_json_is_one_document_and_nothing_else(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ["--set", f"model.name={tiny_model}", "--set", "training.max_length=300"]
+    settings = ["--set", f"model.name={tiny_model}", "--set", "training.max_length=300", "--set", "backend=peft"]
     assert main(["plan", "--level", "A1", "--json", *settings]) == 1
     out, err = capsys.readouterr()
     (plan,) = json.loads(out)["plans"]
-    assert (plan["level"], plan["steps"], plan["run_family"]) == ("A1", 290, "tiny-llama-a1-auto")
+    assert (plan["level"], plan["steps"], plan["run_family"]) == ("A1", 290, "tiny-llama-a1-peft")
     assert plan["evaluations"][0]["step"] == 50
     assert plan["leakage"]["sentences_percent"] == 0
     (problem,) = plan["problems"]
@@ -102,6 +103,20 @@ def test_a_gpu_adds_memory_time_and_cost(tiny_model: Path, capsys: pytest.Captur
     assert fit["gpu"] == "rtx4090"
     assert fit["training_bytes"]["total"] == sum(v for k, v in fit["training_bytes"].items() if k != "total")
     assert fit["cost"] == pytest.approx(0.5 * fit["seconds"] / 3600)
+
+
+@pytest.mark.parametrize("backend", ["peft", "unsloth"])
+def test_the_plan_is_of_the_backend_that_submit_would_take(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(LocalLauncher, "backends", lambda _: [backend])
+    settings = ["--set", f"model.name={tiny_model}", "--set", "training.max_length=2048", "--gpu", "l4"]
+    plans = []
+    for chosen in ("auto", backend):
+        assert main(["plan", "--level", "B1", *settings, "--set", f"backend={chosen}"]) == 0
+        plans.append(capsys.readouterr().out)
+    assert plans[0] == plans[1]
+    assert f"Backend                     {backend}" in plans[0].splitlines()
 
 
 def test_what_does_not_fit_is_a_problem(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
