@@ -22,7 +22,7 @@ IMAGE      ?= cefr-batch
 VERSION     = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' cefr_batch/__init__.py)
 REVISION    = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null)
 BUILD_IMAGE = $(ENGINE) build --file containers/Dockerfile $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
-	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
+	--build-arg VERSION=$(VERSION) $(if $(REVISION),--build-arg REVISION=$(REVISION))
 
 .PHONY: help setup setup-unsloth demo test lint e2e e2e-slurm benchmark locks image image-cpu sbom audit clean
 
@@ -38,7 +38,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(LOCKS) tools/venv.sh
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backend (5.6 GB: a CUDA build of torch)
+setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backend (6.7 GB: a CUDA build of torch)
 
 .venv-unsloth/.installed: setup.cfg pyproject.toml $(CUDA_LOCKS) tools/venv.sh
 	PYTHON="$(PYTHON)" tools/venv.sh .venv-unsloth
