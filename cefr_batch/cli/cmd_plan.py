@@ -31,6 +31,9 @@ class Planned:
     leakage: Leakage
     fit: Fit | None  # where a GPU was asked for
 
+    def problems(self) -> list[Problem]:
+        return [*self.plan.problems(), *(self.fit.problems() if self.fit else ())]
+
 
 @click.command("plan", short_help="Show what a run would do.")
 @spec_options
@@ -64,7 +67,7 @@ def command(
         echo_json({"plans": [_as_json(one) for one in planned]})
     else:
         click.echo("\n".join(_table(planned)))
-    problems = [problem for one in planned for problem in _problems(one)]
+    problems = [Problem(f"level {one.spec.level}: {p.where}", p.what) for one in planned for p in one.problems()]
     if problems:
         raise DataError(problems)
 
@@ -127,11 +130,6 @@ def _fit(spec: RunSpec, plan: Plan, gpu: Gpu, price_per_hour: float | None) -> F
     return make_fit(spec, plan, model, gpu, price_per_hour)
 
 
-def _problems(planned: Planned) -> list[Problem]:
-    found = [*planned.plan.problems(), *(planned.fit.problems() if planned.fit else ())]
-    return [Problem(f"level {planned.spec.level}: {p.where}", p.what) for p in found]
-
-
 def _as_json(planned: Planned) -> dict[str, Any]:
     return {
         "level": planned.spec.level.value,
@@ -140,7 +138,7 @@ def _as_json(planned: Planned) -> dict[str, Any]:
         "longest_tokens": planned.plan.longest_tokens,
         "leakage": asdict(planned.leakage),
         "fit": planned.fit and _fit_json(planned.fit),
-        "problems": [str(problem) for problem in planned.plan.problems()],
+        "problems": [str(problem) for problem in planned.problems()],
         "spec": planned.spec.model_dump(mode="json"),
     }
 

@@ -126,5 +126,10 @@ def test_what_does_not_fit_is_a_problem(tiny_model: Path, capsys: pytest.Capture
     err = capsys.readouterr().err
     assert err.startswith("error: level B1: memory: training needs about ")
     assert "it fits with training.batch_size=" in err
+    assert main(["plan", "--level", "B1", *words, "--gpu", "l4", "--json"]) == 1
+    out, err = capsys.readouterr()
+    (plan,) = json.loads(out)["plans"]
+    (problem,) = plan["problems"]
+    assert err == f"error: level B1: {problem}\n"
     assert main(["plan", "--level", "B1", "--gpu", "gtx480"]) == 2
     assert main(["plan", "--level", "B1", "--price-per-hour", "1"]) == 2
