@@ -14,11 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
 
+from cefr_batch import layout
 from cefr_batch.architecture import Architecture
 from cefr_batch.errors import MachineError, Problem
 from cefr_batch.fit import gigabytes
 from cefr_batch.levels import RunSpec
-from cefr_batch.memory import BF16, FP32, Batch, Machine, training_memory
+from cefr_batch.memory import BF16, FP32, Batch, Machine, evaluation_memory, training_memory
 
 # The oldest driver for each major version of CUDA: "Minor Version Compatibility" in NVIDIA's CUDA Compatibility guide,
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
@@ -70,19 +71,31 @@ def disk_needed(spec: RunSpec, model: Architecture) -> int:
 
 def _disk(spec: RunSpec, model: Architecture | None, work: Path) -> Iterator[Problem]:
     free = shutil.disk_usage(work).free
-    needed = disk_needed(spec, model) if model else 0
-    if free < needed:
+    missing = disk_needed(spec, model) - _written(work) if model else 0
+    if free < missing:
         yield Problem(
             f"work folder {work}",
-            f"{gigabytes(free)} are free, and the run writes about {gigabytes(needed)}; free some space, or name a folder "
-            "on a larger disk with --work or CEFR_BATCH_WORK",
+            f"{gigabytes(free)} are free, and the run writes about {gigabytes(missing)} more; free some space, or name a "
+            "folder on a larger disk with --work or CEFR_BATCH_WORK",
         )
+
+
+def _written(work: Path) -> int:
+    """Bytes of it that are there already. A file of several names counts once: the trainer's checkpoints are links."""
+    folders = (layout.CHECKPOINTS, layout.ADAPTER, layout.MERGED)
+    files = (file.lstat() for folder in folders for file in (work / folder).rglob("*") if file.is_file())
+    return sum({(one.st_dev, one.st_ino): one.st_size for one in files}.values())
 
 
 def _gpus(spec: RunSpec, model: Architecture | None, promised: int) -> Iterator[Problem]:
     torch, cuda = _torch()
     if cuda is None:
         yield Problem("torch", f"{torch} cannot use a GPU; take the image's target cuda, or make setup-unsloth")
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        yield Problem(
+            "GPU", f"{promised} promised, and CUDA_VISIBLE_DEVICES is set and empty, which hides all; unset it"
+        )
+        return
     try:
         found = _query()
     except (OSError, ValueError, subprocess.SubprocessError) as exc:
@@ -114,12 +127,16 @@ def _gpu(spec: RunSpec, model: Architecture | None, gpu: Gpu, cuda: str | None) 
         )
     batch = Batch(1, spec.training.max_length)
     machine = Machine(cuda=True, bf16=bf16 and spec.training.precision != "fp32")
-    needed = training_memory(model, spec, batch, machine).total if model else 0
-    if gpu.free is not None and gpu.free < needed:
+    if model is None or gpu.free is None:
+        return
+    training = training_memory(model, spec, batch, machine).total
+    evaluation = evaluation_memory(model, spec, batch, machine)
+    if gpu.free < max(training, evaluation):
+        needs = f"{'training' if training >= evaluation else 'evaluation'} needs about"
         yield Problem(
             str(gpu),
-            f"{gigabytes(gpu.free)} are free, and training needs about {gigabytes(needed)} for one example at a time; "
-            "see with nvidia-smi who has the rest, or take another node",
+            f"{gigabytes(gpu.free)} are free, and {needs} {gigabytes(max(training, evaluation))} for one example at a "
+            "time; see with nvidia-smi who has the rest, or take another node",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +80,7 @@ def test_everything_that_is_wrong_is_named_at_once(site: Path, monkeypatch: pyte
     where = "GPU 0 (Tesla T4): "
     assert driver == where + "driver 470.82.01 is too old for CUDA 13.0 of this torch, which needs 580 or newer"
     assert bf16 == where + "has no bf16 (compute capability 7.5, 8.0 has it); set training.precision=auto"
-    assert memory.startswith(where + "1.1 GB are free, and training needs about ")
+    assert memory.startswith(where + "1.1 GB are free, and evaluation needs about ")
     assert memory.endswith("for one example at a time; see with nvidia-smi who has the rest, or take another node")
 
 
@@ -110,6 +111,36 @@ def test_the_gpus_of_this_job_are_asked_for(site: Path, monkeypatch: pytest.Monk
     assert (site / "arguments").read_text().endswith(" --id=1,3\n")
 
 
+def test_gpus_that_are_hidden_are_not_there(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    nvidia_smi(site, RTX_4090)
+    assert problems(site) == [
+        "GPU: 1 promised, and CUDA_VISIBLE_DEVICES is set and empty, which hides all; unset it"
+    ]  # fmt: skip
+
+
+def test_a_card_must_hold_the_evaluation_too(site: Path) -> None:
+    """It computes in fp32: 4.9 GB of weights, where training has 1 GB of them in 4-bit."""
+    nvidia_smi(site, "0, NVIDIA L4, 580.65.06, 5000, 8.9")
+    (found,) = problems(site, "lora.rank=8")
+    assert found.startswith("GPU 0 (NVIDIA L4): 5.2 GB are free, and evaluation needs about 6")
+
+
+def test_a_resumed_run_needs_no_room_for_what_is_there(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = disk_needed(load_spec("B1", overrides=["backend=unsloth"]), LLAMA_1B)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**12, 0, needed - 10**9))
+    assert len(problems(site, gpus=0)) == 1
+    weights = site / layout.checkpoint_name(50) / "optimizer.pt"
+    weights.parent.mkdir(parents=True)
+    with weights.open("wb") as file:
+        file.truncate(10**9 - 1)  # sparse: it takes no room in this test
+    os.link(weights, weights.with_name("the same file"))
+    assert len(problems(site, gpus=0)) == 1
+    with weights.open("ab") as file:
+        file.truncate(10**9)
+    assert problems(site, gpus=0) == []
+
+
 def test_memory_that_is_not_told_is_not_judged(site: Path) -> None:
     nvidia_smi(site, "0, NVIDIA GB10, 580.95.05, [N/A], 12.1")
     assert problems(site) == []
@@ -117,7 +148,7 @@ def test_memory_that_is_not_told_is_not_judged(site: Path) -> None:
 
 def test_fp32_needs_more_of_a_card(site: Path) -> None:
     """The weights of 1.24 billion parameters take 2.5 GB in bf16 and 4.9 GB in fp32."""
-    nvidia_smi(site, "0, NVIDIA L4, 580.65.06, 5000, 8.9")
+    nvidia_smi(site, "0, NVIDIA L4, 580.65.06, 6000, 8.9")
     settings = ("backend=peft", "model.load_in_4bit=false", "training.max_length=64", "lora.rank=8")
     assert problems(site, *settings, "training.precision=bf16") == []
     (found,) = problems(site, *settings, "training.precision=fp32")
