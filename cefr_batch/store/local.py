@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 from cefr_batch.errors import AlreadyExists, NotFound, StoreError
 from cefr_batch.store.base import ObjectInfo, Store, check_key
@@ -61,18 +61,15 @@ class LocalStore(Store):
     def _aside(self, key: str) -> Iterator[Path]:
         """A fresh file beside the object; foreign OS errors become one sentence."""
         folder = self._path(key).parent
-        aside = None
+        aside = folder / f"{_ASIDE}{uuid4().hex}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=_ASIDE, dir=folder)
-            os.close(handle)
-            aside = Path(name)
-            aside.chmod(0o666 & ~_umask())
+            aside.touch(exist_ok=False)
             yield aside
         except OSError as exc:
             raise StoreError(f"cannot write {self.url}/{key}: {exc.strerror or exc}") from exc
         finally:
-            if aside is not None:
+            with suppress(OSError):
                 aside.unlink(missing_ok=True)
 
     def get(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
@@ -157,9 +154,3 @@ def _copy_hashed(source: BinaryIO, target: Path) -> str:
             digest.update(chunk)
             writer.write(chunk)
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
