@@ -10,6 +10,7 @@
     ├── StoreError            exit 1   the store failed
     │   ├── NotFound                   no such object or run
     │   ├── AlreadyExists              a conditional write lost the race
+    │   ├── AccessDenied               the credentials do not allow it
     │   ├── Damaged                    an object is not what was written
     │   ├── Unavailable                the store cannot be reached or is overloaded; later it may work
     │   └── LeaseLost                  a newer attempt of the run has taken over
@@ -74,7 +75,7 @@ class _WithProblems(CefrBatchError):
 
 
 class SpecError(_WithProblems, UsageError):
-    heading = "{n} problems in the job spec"
+    heading = "{n} problems in the settings"
 
 
 class DataError(_WithProblems):
@@ -106,6 +107,10 @@ class NotFound(StoreError):
 
 
 class AlreadyExists(StoreError):
+    pass
+
+
+class AccessDenied(StoreError):
     pass
 
 

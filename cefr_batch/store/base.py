@@ -71,7 +71,8 @@ class Store(ABC):
     def discard_unfinished(self, prefix: str) -> int:
         """Remove what killed writers left of unfinished writes under ``prefix``; return how many there were.
 
-        Only while nobody else writes there: a write that is under way is lost, and fails.
+        Only while nobody else writes there: a write that is under way is lost, and fails. Where listing or removing them is
+        not allowed they stay, and a line says so.
         """
 
     def check(self) -> None:

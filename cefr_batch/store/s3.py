@@ -24,7 +24,7 @@ from threading import Lock, Semaphore
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
-from cefr_batch.errors import AlreadyExists, CefrBatchError, NotFound, StoreError, Unavailable, UsageError
+from cefr_batch.errors import AccessDenied, AlreadyExists, CefrBatchError, NotFound, StoreError, Unavailable, UsageError
 from cefr_batch.store.base import ObjectInfo, Store, check_key
 from cefr_batch.store.transfer import PART_BYTES, Item, download
 
@@ -405,9 +405,13 @@ class S3Store(Store):
 
     def discard_unfinished(self, prefix: str) -> int:
         name = f"{self._address.prefix}/{prefix}" if self._address.prefix else prefix
-        found = self._persist(lambda: self._unfinished(name), name)
-        for upload in found:
-            self._abort(upload)
+        try:
+            found = self._persist(lambda: self._unfinished(name), name)
+            for upload in found:
+                self._abort(upload)
+        except AccessDenied as exc:
+            print(f"unfinished uploads cannot be cleared, a lifecycle rule of the bucket can: {exc}", flush=True)
+            return 0
         return len(found)
 
     def _unfinished(self, name: str) -> list[dict[str, str]]:

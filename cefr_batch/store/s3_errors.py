@@ -5,7 +5,7 @@ from __future__ import annotations
 from botocore import exceptions as boto
 from urllib3 import exceptions as http
 
-from cefr_batch.errors import AlreadyExists, NotFound, StoreError, Unavailable
+from cefr_batch.errors import AccessDenied, AlreadyExists, NotFound, StoreError, Unavailable
 
 FOREIGN = (boto.ClientError, boto.BotoCoreError, http.HTTPError)
 
@@ -25,7 +25,9 @@ _TRANSIENT_CODES = {
 _TOO_SLOW = {boto.ConnectTimeoutError, boto.ReadTimeoutError, http.ConnectTimeoutError, http.ReadTimeoutError}
 _FULL_CODES = {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull"}
 
-_NEEDED = "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, s3:AbortMultipartUpload"
+_NEEDED = (
+    "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket, s3:AbortMultipartUpload, s3:ListBucketMultipartUploads"
+)
 _KEYS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _EXPIRED = "{at}: the credentials have expired; renew them (for single sign-on: aws sso login), then repeat this"
 _CLOCK = "{at}: this machine's clock is wrong by more than the store accepts; set it (for example with chrony)"
@@ -82,8 +84,9 @@ def _answered(exc: boto.ClientError, at: str, bucket: str, endpoint: str) -> Sto
     if code in _FULL_CODES or status == 507:
         return StoreError(f"{at}: the store at {endpoint} is full ({code}); free some space there, then repeat this")
     if code in _SENTENCES or (status in _BY_STATUS and code != "NoSuchKey"):
-        sentence = _SENTENCES.get(code) or _SENTENCES[_BY_STATUS[status]]
-        return StoreError(f"{sentence.format(at=at, bucket=bucket)} (endpoint {endpoint})")
+        known = code if code in _SENTENCES else _BY_STATUS[status]
+        kind = AccessDenied if known == "AccessDenied" else StoreError
+        return kind(f"{_SENTENCES[known].format(at=at, bucket=bucket)} (endpoint {endpoint})")
     if status == 404:
         return NotFound(f"{at} does not exist")
     if status == 412:

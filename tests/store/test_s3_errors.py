@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from botocore import exceptions
+from botocore.stub import Stubber
 from urllib3 import HTTPConnectionPool
 from urllib3 import exceptions as http
 
-from cefr_batch.errors import AlreadyExists, NotFound, StoreError, Unavailable
+from cefr_batch.errors import AccessDenied, AlreadyExists, NotFound, StoreError, Unavailable
+from cefr_batch.store.s3 import S3Store
 from cefr_batch.store.s3_errors import explain
 
 
@@ -26,8 +28,8 @@ def answered(status: int, code: str) -> StoreError:
         (404, "404", NotFound, "s3://my-bucket/runs/x does not exist"),
         (404, "NoSuchUpload", NotFound, ""),
         (404, "NoSuchBucket", StoreError, "bucket 'my-bucket' does not exist; create it"),
-        (403, "AccessDenied", StoreError, "access to bucket 'my-bucket' is denied"),
-        (403, "403", StoreError, "access to bucket 'my-bucket' is denied"),
+        (403, "AccessDenied", AccessDenied, "access to bucket 'my-bucket' is denied"),
+        (403, "403", AccessDenied, "access to bucket 'my-bucket' is denied"),
         (403, "InvalidAccessKeyId", StoreError, "does not know this access key"),
         (403, "SignatureDoesNotMatch", StoreError, "the secret key does not belong"),
         (400, "ExpiredToken", StoreError, "the credentials have expired; renew them"),
@@ -96,3 +98,19 @@ def test_what_a_later_try_may_mend(exc: Exception) -> None:
     error = explain(exc, "my-bucket", "runs/x", "https://store.example")
     assert type(error) is Unavailable
     assert "https://store.example" in str(error)
+
+
+def test_uploads_that_may_not_be_listed_stop_no_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A writer's rights often lack that one. Without it what a killed job left of an upload stays, which is said."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    store = S3Store("s3://my-bucket?endpoint_url=https://store.example")
+    with Stubber(store._client) as answers:
+        answers.add_client_error("list_multipart_uploads", "AccessDenied", http_status_code=403)
+        assert store.discard_unfinished("runs/x/") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("unfinished uploads cannot be cleared, a lifecycle rule of the bucket can")
+    assert "s3:ListBucketMultipartUploads" in said
+    assert said.count("\n") == 1
