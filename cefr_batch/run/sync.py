@@ -17,6 +17,7 @@ from cefr_batch.errors import Damaged, NotFound
 from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.store.base import Store
+from cefr_batch.store.manifest import local_path
 from cefr_batch.store.transfer import Item, download, upload
 
 # What each stage leaves besides its record.
@@ -155,9 +156,13 @@ class Mirror:
         return manifest
 
     def _fetch(self, files: Mapping[str, Any]) -> None:
-        """Bring these files to this folder, each with the size and SHA-256 that are recorded of it."""
+        """Bring these files to this folder, each with the size and SHA-256 that are recorded of it.
+
+        Raises ``StoreError`` before anything is written if the place of one is outside of this folder.
+        """
         paths = {
-            Item(self.key(name), file["size"], file["sha256"]): self.work.path(name) for name, file in files.items()
+            Item(self.key(name), file["size"], file["sha256"]): local_path(self.work.root, name)
+            for name, file in files.items()
         }
         download(self.store, list(paths), paths.__getitem__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cefr_batch import layout
-from cefr_batch.errors import Damaged
+from cefr_batch.errors import Damaged, StoreError
 from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.run.publish import manifest
@@ -78,6 +78,24 @@ def test_a_finished_stage_that_is_damaged_is_not_taken(stored: LocalStore, tmp_p
     with pytest.raises(Damaged, match=r"plots/training_loss.png is damaged"):
         job.pull_stages()
     assert not job.work.path(layout.stage_name("plots")).exists()
+
+
+@pytest.mark.parametrize("name", ["../outside/x", "/outside/x", "link/x"])
+def test_what_is_recorded_of_another_folder_is_refused_before_anything_is_made(
+    name: str, stored: LocalStore, tmp_path: Path
+) -> None:
+    """Whoever may write to the store says what a record lists."""
+    job = mirror(stored, tmp_path / "second")
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    job.work.root.mkdir()
+    (job.work.root / "link").symlink_to(outside)
+    entry = {"key": name, "size": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+    stored.put_json(job.key(layout.stage_name("plots")), {"stage": "plots", "objects": [entry]})
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match="refused"):
+        job.pull_stages()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_manifest_has_the_hash_of_every_object(stored: LocalStore, tmp_path: Path) -> None:
