@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from cefr_batch import layout
 from cefr_batch.data import fetch_dataset
@@ -40,12 +40,14 @@ from cefr_batch.launch.submission import now, read_submission
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.pretrained import architecture
-from cefr_batch.run.machine import check_machine
+from cefr_batch.run.machine import PROMISED_GPUS, check_machine
 from cefr_batch.run.publish import manifest, metrics
 from cefr_batch.run.stages import CHILD_GROUPS, STAGES, Context, run_stage
 from cefr_batch.run.sync import Background, Mirror
 from cefr_batch.spec import recorded_spec
 from cefr_batch.store.base import Store
+
+T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 2.0
 STORE_DEADLINE_SECONDS = 1800.0  # how long a job that is done tries to store its results,
@@ -108,7 +110,7 @@ class _Job:
                 self.store.discard_unfinished(layout.run_key(self.run_name) + "/")
                 with Background(self._beat, HEARTBEAT_SECONDS):
                     self._stages()
-                self._patiently(self._finish)
+                self._finish()
             except CefrBatchError as exc:
                 self._end("PREEMPTED" if isinstance(exc, Interrupted) else "FAILED", str(exc))
                 raise
@@ -176,6 +178,7 @@ class _Job:
             "TOKENIZERS_PARALLELISM": "false",
             "TQDM_DISABLE": "1",  # progress bars make no sense in a log
             "PYTHONUNBUFFERED": "1",
+            PROMISED_GPUS: str(self.gpus),
         }
 
     def _failure(self, code: int) -> CefrBatchError:
@@ -239,7 +242,7 @@ class _Job:
         except CefrBatchError as exc:
             print(f"cefr-batch: and not everything could be stored: {exc}", flush=True)
 
-    def _patiently(self, action: Callable[[], None]) -> None:
+    def _patiently(self, action: Callable[[], T]) -> T:
         """Repeat ``action`` until the store can be reached; give up at the deadline, saying where everything is."""
         self.patient_since = self.patient_since or time.monotonic()
         pauses = chain((1, 2, 5, 10), repeat(20))
@@ -278,6 +281,12 @@ class _Job:
 
     def _finish(self) -> None:
         """What is left to store, metrics.json, and manifest.json last: nothing is written after it."""
+        self._patiently(self._store_results)
+        record = self._patiently(lambda: manifest(self.mirror))
+        self._patiently(lambda: self._complete(record))
+        shutil.rmtree(self.work.root, ignore_errors=True)
+
+    def _store_results(self) -> None:
         self._check_stopping()
         self._check_attempt()
         self.mirror.push()
@@ -286,8 +295,17 @@ class _Job:
         )
         self._write_status("RUNNING", "")
         self.mirror.push_growing()
-        self.store.put_json(self.mirror.key(layout.MANIFEST), manifest(self.mirror))
-        shutil.rmtree(self.work.root, ignore_errors=True)
+
+    def _complete(self, record: Any) -> None:
+        """Write manifest.json, unless another attempt did: it lists what that one stored."""
+        self._check_attempt()  # again: to hash what is stored may have taken long
+        key = self.mirror.key(layout.MANIFEST)
+        try:
+            self.store.put_json(key, record, if_absent=True)
+        except AlreadyExists as exc:
+            if self.store.get_json(key) != record:  # else it is ours, and the store's answer was lost
+                self.superseded = True
+                raise LeaseLost(f"another attempt of {self.run_name} completed it; this one writes no more") from exc
 
     # Signals and the log.
 

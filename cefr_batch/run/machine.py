@@ -26,6 +26,8 @@ from cefr_batch.memory import BF16, FP32, Batch, Machine, evaluation_memory, tra
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 BF16_CAPABILITY = 8.0  # Ampere: torch.cuda.is_bf16_supported
 
+PROMISED_GPUS = "CEFR_BATCH_PROMISED_GPUS"  # how many, in the environment of the stages
+
 _SMI_SECONDS = 60
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,23 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from cefr_batch.errors import ModelError
+from cefr_batch.errors import MachineError, ModelError, Problem
+from cefr_batch.run.machine import PROMISED_GPUS
 
 log = logging.getLogger(__name__)
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if there is one. Raises ``MachineError`` where one was promised and is not there for torch."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if promised := int(os.environ.get(PROMISED_GPUS, 0)):
+        cause = f"{promised} promised, and torch {torch.__version__} cannot use any"
+        remedy = (
+            f"see on this node what {sys.executable} says to `import torch; torch.cuda.init()`, or take another node"
+        )
+        raise MachineError([Problem("GPU", f"{cause}; {remedy}")])
+    return torch.device("cpu")
 
 
 def has_bf16() -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cefr_batch import errors
-from cefr_batch.errors import CefrBatchError, Interrupted, JobFailed
+from cefr_batch.errors import CefrBatchError, Interrupted, JobFailed, MachineError, Problem
 from cefr_batch.files import read_json
 from cefr_batch.layout import WorkDir
 
@@ -25,6 +25,7 @@ def train_in_processes(job: Context, resume: Path | None) -> dict[str, Any]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    _check_gpus(job.spec.resources.gpus)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -50,6 +51,16 @@ def train_in_processes(job: Context, resume: Path | None) -> dict[str, Any]:
         raise _told(job.work, JobFailed(text)) from exc
     first: dict[str, Any] = results[0]
     return first
+
+
+def _check_gpus(wanted: int) -> None:
+    """Raises ``MachineError`` where there are GPUs, and fewer than processes."""
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else wanted  # all processes can share the CPU
+    if found < wanted:
+        text = f"resources.gpus is {wanted}, and torch sees {found}; ask the scheduler for more, or set it to {found}"
+        raise MachineError([Problem("GPU", text)])
 
 
 def _process(root: Path, resume: Path | None, parent: int) -> dict[str, Any]:

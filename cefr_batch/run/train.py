@@ -85,9 +85,9 @@ def _trainable(spec: RunSpec, path: Path) -> tuple[Any, Any]:
     import torch
     from transformers import set_seed
 
-    from cefr_batch.run.model import load_tokenizer, stored_dtype, use_bf16
+    from cefr_batch.run.model import device, load_tokenizer, stored_dtype, use_bf16
 
-    four_bit = spec.model.load_in_4bit and torch.cuda.is_available()
+    four_bit = spec.model.load_in_4bit and device().type == "cuda"
     dtype = stored_dtype(path) if use_bf16(spec.training.precision) else torch.float32
     set_seed(spec.training.seed)
     build = _with_unsloth if spec.backend == "unsloth" else _with_peft

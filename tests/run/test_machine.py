@@ -9,13 +9,16 @@ from typing import NamedTuple
 
 import pytest
 from test_entry import claimed_run, stored
+from test_train import work_folder
 
 from cefr_batch import layout
 from cefr_batch.architecture import Architecture
-from cefr_batch.errors import MachineError
+from cefr_batch.errors import JobFailed, MachineError
 from cefr_batch.run import machine
 from cefr_batch.run.entry import run_job
 from cefr_batch.run.machine import check_machine, disk_needed
+from cefr_batch.run.processes import train_in_processes
+from cefr_batch.run.stages import Context
 from cefr_batch.spec import load_spec
 from cefr_batch.store.local import LocalStore
 
@@ -183,6 +186,30 @@ def test_a_job_on_the_wrong_machine_ends_before_it_computes(
     status = stored(store, run, layout.STATUS)
     assert (status["state"], status["stages_done"]) == ("FAILED", ["data"])
     assert "nvidia-smi" in status["message"]
+
+
+def test_a_gpu_that_only_nvidia_smi_sees_stops_the_job(
+    site: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here torch has none: the job must not compute for days on the CPU of a node with GPUs."""
+    nvidia_smi(site, RTX_4090)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    store = LocalStore(site / "store")
+    run = claimed_run(store, tiny_model)
+    with pytest.raises(JobFailed, match=r"^GPU: 1 promised, and torch .* cannot use any; see on this node"):
+        run_job(store, run, site / "work", gpus=1)
+    assert stored(store, run, layout.STATUS)["stages_done"] == ["data"]
+
+
+def test_fewer_gpus_than_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that sees one GPU is faked."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    work = work_folder(tmp_path / "run", load_spec("B1", overrides=["backend=peft", "resources.gpus=2"]))
+    with pytest.raises(MachineError, match=r"^GPU: resources\.gpus is 2, and torch sees 1; ask the scheduler"):
+        train_in_processes(Context(work), None)
 
 
 def test_torch_is_asked_without_importing_it() -> None:
