@@ -11,9 +11,11 @@ import pytest
 from test_train import start_training, wait_for_step, work_folder
 
 from cefr_batch import layout
+from cefr_batch.errors import CefrBatchError, Interrupted, JobFailed, LeaseLost, MachineError, OutOfMemory, Problem
 from cefr_batch.files import read_json
 from cefr_batch.layout import WorkDir
-from cefr_batch.run.stages import Context, run_stage
+from cefr_batch.run.processes import _told
+from cefr_batch.run.stages import Context, run_stage, tell
 from cefr_batch.spec import load_spec
 
 # No dropout: each process draws its own. 36 training examples: every step is full, so that none is repeated to fill it.
@@ -59,6 +61,26 @@ def test_two_processes_train_as_one(tiny_model: Path, tmp_path: Path, by_two: Wo
         assert curves[0] == pytest.approx(curves[1], abs=1e-3), key
         print(key, "differs by at most", max(abs(a - b) for a, b in zip(*curves, strict=True)))
     assert adapter(by_two) != b""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OutOfMemory("too much"), OutOfMemory),
+        (Interrupted("stopped"), Interrupted),
+        (MachineError([Problem("GPU", "none")]), JobFailed),
+        (LeaseLost("a newer attempt"), JobFailed),
+        (ValueError("7"), JobFailed),
+    ],
+)
+def test_what_a_process_says_keeps_its_words_and_its_kind_if_the_job_acts_on_it(
+    tmp_path: Path, error: Exception, expected: type[CefrBatchError]
+) -> None:
+    work = WorkDir(tmp_path)
+    tell(work, error)
+    told = _told(work, JobFailed("nothing was said"))
+    assert type(told) is expected
+    assert str(error) in str(told)
 
 
 @pytest.mark.slow
