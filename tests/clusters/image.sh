@@ -4,14 +4,14 @@
 #
 #   image.sh build ARG...       as `docker build ARG...`: make image-cpu ENGINE=tests/clusters/image.sh
 #   image.sh save TAG FILE      write a docker-archive, which containerd, charliecloud and skopeo read
-#   image.sh unpack TAG FOLDER [MOUNTPOINT...]
-#                               unpack the image into a new folder, for `image.sh run` and ch-run; as the image is
-#                               read-only, folders to mount other than /work and /tmp must be there: MOUNTPOINT
+#   image.sh unpack TAG FOLDER  unpack the image into a new folder, for `image.sh run` and ch-run
 #   image.sh run FOLDER [OPTION...] -- COMMAND...
 #                               run a command in it with the image's environment, as whoever calls, with a read-only
 #                               root; options go to ch-run (charliecloud), such as -b /scratch/me:/work
 #
-# The build gets this machine's certificates and pip settings by mounts; nothing of them stays in the image.
+# The build gets this machine's certificates and pip settings by mounts; nothing of them stays in the image. If pip here
+# has package sources of its own, they are asked for torch's CPU build too, instead of download.pytorch.org; TORCH_INDEX=URL
+# in the environment names another. The base has Debian's release alone, without its updates.
 set -euo pipefail
 base=localhost/debian:bookworm
 
@@ -68,8 +68,9 @@ build() {
     conf=$(mktemp -d)
     trap 'rm -rf "$conf"' EXIT
     while read -r mount; do options+=(-v "$mount"); done < <(machine_mounts "$conf")
-    # a machine with package sources of its own has torch's CPU build there
-    ! grep -qE '^(index-url|extra-index-url|find-links)' "$conf/pip.conf" || options+=(--build-arg TORCH_INDEX=)
+    if [[ -v TORCH_INDEX ]] || grep -qE '^(index-url|extra-index-url|find-links)' "$conf/pip.conf"; then
+        options+=(--build-arg "TORCH_INDEX=${TORCH_INDEX-}")
+    fi
     buildah build --isolation chroot --layers --timestamp 0 --build-arg "BASE_IMAGE=$base" "${options[@]}" "$@"
 }
 
@@ -82,14 +83,13 @@ unpack() {
     need buildah buildah crun
     need ch-run charliecloud # here, since whoever runs the image may not be root
     local tag=$1 folder=$2 container mounted
-    shift 2
     mkdir -p "$folder"
     container=$(buildah from "$tag")
     mounted=$(buildah mount "$container")
     cp -a "$mounted/." "$folder/"
     buildah umount "$container" >/dev/null
     buildah rm "$container" >/dev/null
-    mkdir -p "$folder/ch" "${@/#/$folder}" # ch: where ch-run looks for the image's environment
+    mkdir -p "$folder/ch" # ch: where ch-run looks for the image's environment
     buildah inspect --type image --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$tag" >"$folder/ch/environment"
 }
 
@@ -103,5 +103,5 @@ run() {
 command=${1:-}
 case $command in
 build | save | unpack | run) shift && "$command" "$@" ;;
-*) sed -n '2,16p' "$0" && exit 2 ;;
+*) sed -n '2,14p' "$0" && exit 2 ;;
 esac
