@@ -49,14 +49,14 @@ start_munge() {
 }
 
 start_database() {
-    local sql="mariadb --socket=/run/mysqld/mysqld.sock"
+    local sql=(mariadb --socket=/run/mysqld/mysqld.sock)
     [[ -d $state/mysql/mysql ]] || mariadb-install-db --user=mysql --datadir="$state/mysql" \
         --auth-root-authentication-method=socket >/dev/null 2>&1
-    $sql -e 'select 1' >/dev/null 2>&1 || setsid mariadbd --no-defaults --user=mysql --datadir="$state/mysql" \
+    "${sql[@]}" -e 'select 1' >/dev/null 2>&1 || setsid mariadbd --no-defaults --user=mysql --datadir="$state/mysql" \
         --socket=/run/mysqld/mysqld.sock --pid-file="$state/mysql/pid" --skip-networking \
         --innodb-buffer-pool-size=64M >"$state/log/mariadb.log" 2>&1 </dev/null &
-    wait_for 30 MariaDB $sql -e 'select 1'
-    $sql -e "create database if not exists slurm_acct_db;
+    wait_for 30 MariaDB "${sql[@]}" -e 'select 1'
+    "${sql[@]}" -e "create database if not exists slurm_acct_db;
         create user if not exists slurm@localhost identified by 'slurm-e2e';
         grant all on slurm_acct_db.* to slurm@localhost;"
 }
@@ -125,7 +125,7 @@ kill_node() { # slurmd, its slurmstepd (which are no longer its children), and a
     kill -9 "$(cat "$state/slurmd.$1.pid")"
     rm -f "$state/slurmd.$1.pid"
     for process in $(pgrep -x slurmstepd); do
-        grep -q -s -a "SLURMD_NODENAME=$1" $(pgrep -P "$process" | sed 's|.*|/proc/&/environ|') /dev/null || continue
+        pgrep -P "$process" | sed 's|.*|/proc/&/environ|' | xargs grep -q -s -a "SLURMD_NODENAME=$1" /dev/null || continue
         kill_tree "$process"
     done
 }
