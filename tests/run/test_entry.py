@@ -17,12 +17,13 @@ import pytest
 
 from cefr_batch import layout
 from cefr_batch.data import load_dataset, store_dataset
-from cefr_batch.errors import StoreError, Unavailable
+from cefr_batch.errors import LeaseLost, StoreError, Unavailable
 from cefr_batch.files import write_json
 from cefr_batch.launch.submission import claim
 from cefr_batch.layout import WorkDir, default_work_root
 from cefr_batch.run import entry
 from cefr_batch.run.entry import run_job as run_job_here
+from cefr_batch.run.sync import Mirror
 from cefr_batch.spec import load_spec
 from cefr_batch.store.local import LocalStore
 
@@ -200,6 +201,51 @@ def test_what_cannot_be_stored_stays_and_the_job_says_where(
         f"and not everything could be stored: {error}; what this job computed is in {folder}" in capsys.readouterr().out
     )
     assert (folder / "logs" / "attempt-1.log").is_file()
+
+
+@pytest.mark.parametrize("then", ["started", "completed"])
+def test_superseded_while_it_hashes_what_is_stored_it_completes_nothing(
+    then: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stages are left out, and another attempt's doings stand in for the hashing: only the end matters here."""
+    store = LocalStore(tmp_path / "store")
+    (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
+    name = layout.attempt_name(2) if then == "started" else layout.MANIFEST
+
+    def hashing(_: Mirror) -> dict[str, Any]:
+        store.put_json(layout.run_key(run, name), {"by": "the successor"})
+        return {"by": "the older one"}
+
+    monkeypatch.setattr(entry._Job, "_stages", lambda _: None)
+    monkeypatch.setattr(entry, "metrics", lambda *_: {})
+    monkeypatch.setattr(entry, "manifest", hashing)
+    with pytest.raises(LeaseLost, match=f"attempt 2 of {run} has started|another attempt of {run} completed it"):
+        run_job_here(store, run, tmp_path / "work")
+    assert stored(store, run, name) == {"by": "the successor"}
+    assert store.exists(layout.run_key(run, layout.MANIFEST)) == (then == "completed")
+    assert status(store, run)["state"] == "RUNNING", "how it ends is its successor's to say"
+
+
+class LostAnswerStore(LocalStore):
+    """A folder that writes the manifest, and whose answer to that is lost once."""
+
+    lost = False
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        super().put(key, data, if_absent=if_absent)
+        if key.endswith(layout.MANIFEST) and not self.lost:
+            self.lost = True
+            raise Unavailable("the connection was lost")
+
+
+def test_a_manifest_whose_answer_was_lost_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LostAnswerStore(tmp_path / "store")
+    (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
+    monkeypatch.setattr(entry._Job, "_stages", lambda _: None)
+    monkeypatch.setattr(entry, "metrics", lambda *_: {})
+    run_job_here(store, run, tmp_path / "work")
+    assert store.lost
+    assert stored(store, run, layout.MANIFEST)["run"] == run
 
 
 def status(store: LocalStore, run: str) -> dict[str, Any]:
