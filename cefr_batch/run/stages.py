@@ -15,13 +15,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
 
 from cefr_batch import layout
 from cefr_batch.data import Dataset, Example, TokenCounter, leakage, read_dataset, unique_words
-from cefr_batch.errors import CefrBatchError, DataError
+from cefr_batch.errors import CefrBatchError, DataError, JobFailed
 from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
@@ -128,6 +128,24 @@ def data(job: Context) -> dict[str, Any]:
     }
 
 
+def _within_memory(stage: Callable[[Context], dict[str, Any]]) -> Callable[[Context], dict[str, Any]]:
+    """A stage that evaluates, and says in a sentence that the GPU's memory did not suffice."""
+
+    @wraps(stage)
+    def run(job: Context) -> dict[str, Any]:
+        import torch
+
+        try:
+            return stage(job)
+        except torch.OutOfMemoryError as exc:
+            size = job.spec.evaluation.batch_size
+            remedy = f"lower evaluation.batch_size, which is {size}, or take" if size > 1 else "take"
+            raise JobFailed(f"stage {job.stage} ran out of the GPU's memory; {remedy} a larger GPU") from exc
+
+    return run
+
+
+@_within_memory
 def baseline(job: Context) -> dict[str, Any]:
     from cefr_batch.run.model import load_for_evaluation
 
@@ -156,10 +174,12 @@ def train_here(job: Context, resume: Path | None) -> dict[str, Any]:
     return train(job.spec, job.model_path, job.dataset.train, job.evaluated, job.work, resume, job.progress)
 
 
+@_within_memory
 def tuned(job: Context) -> dict[str, Any]:
     return {"tuned": job.evaluate(job.adapted).as_json()}
 
 
+@_within_memory
 def merge(job: Context) -> dict[str, Any]:
     """Merge, then load what was written as a user would and compare the loss."""
     import torch

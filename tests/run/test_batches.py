@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from scarce_memory import Seen, environment, limited
 from test_entry import claimed_run, stored
 from test_train import work_folder
@@ -103,3 +104,23 @@ def test_when_not_even_one_example_fits_the_stage_fails(
 ) -> None:
     with pytest.raises(JobFailed, match="step 1 does not fit into the GPU's memory with one example at a time"):
         trained(tiny_model, tmp_path / "run", {1: 0}, monkeypatch)
+
+
+@pytest.mark.parametrize("stage", ["baseline", "tuned", "merge"])
+@pytest.mark.parametrize(("size", "remedy"), [(8, "lower evaluation.batch_size, which is 8, or take"), (1, "take")])
+def test_an_evaluation_that_does_not_fit_says_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, size: int, remedy: str
+) -> None:
+    """A fake: no memory is short; loading the model raises what torch would raise."""
+
+    def scarce(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. (A test's fake.)")
+
+    monkeypatch.setattr(Context, "evaluate", scarce)
+    monkeypatch.setattr(Context, "adapted", None)
+    monkeypatch.setattr(Context, "model_path", tmp_path)
+    monkeypatch.setattr("cefr_batch.run.model.load_for_evaluation", scarce)
+    spec = load_spec("B1", overrides=[*SETTINGS, f"evaluation.batch_size={size}"])
+    with pytest.raises(JobFailed) as caught:
+        run_stage(Context(work_folder(tmp_path / "run", spec)), stage)
+    assert str(caught.value) == f"stage {stage} ran out of the GPU's memory; {remedy} a larger GPU"
