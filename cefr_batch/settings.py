@@ -25,16 +25,12 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 
-def settings_folder(kind: str, known_file: str) -> Path:
-    """The folder of the files of this kind (``jobs``, ``slurm`` …): ``CEFR_BATCH_<KIND>``, the one here, the checkout's,
-    or the one installed with the package; whichever has ``known_file``. Raises ``SpecError`` if none has."""
+def settings_folders(kind: str) -> list[Path]:
+    """Where files of this kind (``jobs``, ``slurm`` …) may be: ``CEFR_BATCH_<KIND>`` alone where it is set, else the folder
+    of that name here, the checkout's, and the one installed with the package."""
     own = os.environ.get(f"CEFR_BATCH_{kind.upper()}")
     package = Path(__file__).parent
-    candidates = [Path(own)] if own else [Path(kind), package.parent / kind, package / "shipped" / kind]
-    for folder in candidates:
-        if (folder / known_file).is_file():
-            return folder
-    raise SpecError([Problem("", f"no {known_file} in {' or '.join(str(c) for c in candidates)}")])
+    return [Path(own)] if own else [Path(kind), package.parent / kind, package / "shipped" / kind]
 
 
 @dataclass
@@ -42,13 +38,15 @@ class Layers(Generic[M]):
     """Settings flattened to dotted keys, each with the place it came from; later layers win.
 
     ``replaces``: a key that, when given, drops these others; ``shorthand``: a part that may be given as the value of
-    its one key; ``patterns``: the model's regular expressions, in words.
+    its one key; ``patterns``: the model's regular expressions, in words; ``parents``: files that can be extended from
+    elsewhere, by name.
     """
 
     model: type[M]
     replaces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     shorthand: Mapping[str, str] = field(default_factory=dict)
     patterns: Mapping[str, str] = field(default_factory=dict)
+    parents: Mapping[str, Path] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     places: list[str] = field(default_factory=list)  # in the order in which they were read
@@ -74,7 +72,8 @@ class Layers(Generic[M]):
             return
         parent = tree.pop("extends", None)
         if isinstance(parent, str) and re.fullmatch(r"[A-Za-z0-9_-]+", parent):
-            self.add_file(path.parent / f"{parent}.yaml", (*chain, path))
+            beside = path.parent / f"{parent}.yaml"
+            self.add_file(beside if beside.is_file() else self.parents.get(parent, beside), (*chain, path))
         elif parent is not None:
             self.problems.append(Problem(str(path), f"extends: must be the name of a file beside it (got {parent!r})"))
         self._merge(tree, str(path), path.parent)

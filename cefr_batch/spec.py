@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cefr_batch.errors import Problem, SpecError
 from cefr_batch.levels import PATTERNS, STARTER, Level, RunSpec
-from cefr_batch.settings import Layers, reason, settings_folder
+from cefr_batch.settings import Layers, reason, settings_folders
 
 # A setting that replaces these others when a later file (or --set) gives it: they describe one thing together.
 _REPLACES = {
@@ -101,7 +101,11 @@ def recorded_spec(record: Any, where: str) -> RunSpec:
 
 def jobs_folder() -> Path:
     """The folder of job files: ``CEFR_BATCH_JOBS``, ``./jobs``, the checkout's, or the one installed with the package."""
-    return settings_folder("jobs", "base.yaml")
+    candidates = settings_folders("jobs")
+    for folder in candidates:
+        if (folder / "base.yaml").is_file():
+            return folder
+    raise SpecError([Problem("", f"no base.yaml in {' or '.join(str(c) for c in candidates)}")])
 
 
 def _level_file(folder: Path, level: str) -> str:

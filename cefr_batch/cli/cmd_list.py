@@ -23,10 +23,11 @@ def command(watch: bool, as_json: bool, store: Store) -> None:
     if as_json:
         echo_json({"store": store.url, "runs": as_dicts(states)})
     elif states:
-        click.echo("\n".join(columns([("RUN", "LEVEL", "STATE", "SUBMITTED"), *map(_row, states)])))
+        click.echo("\n".join(columns([("RUN", "LEVEL", "STATE", "SUBMITTED", "WHY"), *map(_row, states)])))
     else:
         click.echo(no_runs(store))
 
 
 def _row(state: RunState) -> tuple[str, ...]:
-    return (state.run, state.level or "", state.state.value, state.submitted_at or "")
+    why = state.reason.partition("\n")[0]
+    return (state.run, state.level or "", state.state.value, state.submitted_at or "", why)

@@ -13,7 +13,7 @@ from cefr_batch.errors import NotReady, Problem
 from cefr_batch.launch import Batch, JobOrder, get_launcher
 from cefr_batch.launch.base import State
 from cefr_batch.launch.state import RunState, run_states
-from cefr_batch.launch.submission import read_submission, start
+from cefr_batch.launch.submission import forget_cancel, read_submission, start
 from cefr_batch.store import Store
 
 
@@ -33,6 +33,7 @@ def command(runs: Sequence[str], levels: Sequence[str], force: bool, wait: bool,
     problems = problems or _not_ready(store, {run: launcher for run, (launcher, _) in ready.items()})
     if problems:
         raise NotReady(dict.fromkeys(problems), exit_code=1)
+    forget_cancel(store, ready)
     for launcher in dict.fromkeys(launcher for launcher, _ in ready.values()):
         orders = tuple(_order(store, run) for run, (one, _) in ready.items() if one == launcher)
         for submission in start(store, get_launcher(launcher), Batch(orders)):

@@ -43,10 +43,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a scheduler says of a job: our word for it, and a reason in one sentence (may be empty)."""
+    """What a scheduler says of a job: our word for it, a reason in one sentence (may be empty), and its own words, to
+    stand beside what the job says of its end."""
 
     state: State
     reason: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Launcher(ABC, Generic[R]):
 
     scheme: str  # of its handles, as in local://host/pid
     reports: bool = False  # whether it can run a report after the jobs of a batch
+    requeues: bool = False  # whether a job that stopped after a checkpoint may start again by itself
 
     @property
     def gpu(self) -> str | None:

@@ -109,12 +109,14 @@ def _alive(facts: Facts, observation: Observation) -> tuple[State, str]:
 
 def _gone(facts: Facts, observation: Observation) -> tuple[State, str]:
     said = facts.status.get("state")
+    detail = f" ({observation.detail})" if observation.detail else ""
     if facts.cancelled:
         return State.CANCELLED, f"cancelled{facts.where or ' before it started'}; {facts.next_step}"
     if said == State.PREEMPTED and observation.state is not State.CANCELLED:
-        return State.PREEMPTED, f"stopped after a checkpoint{facts.where}; `cefr-batch resume {facts.run}` goes on"
+        stopped = f"stopped after a checkpoint{facts.where}{detail}"
+        return State.PREEMPTED, f"{stopped}; `cefr-batch resume {facts.run}` goes on"
     if said == State.FAILED:
-        return State.FAILED, str(facts.status.get("message") or "it gave no reason; its log may tell")
+        return State.FAILED, str(facts.status.get("message") or "it gave no reason; its log may tell") + detail
     state = State.FAILED if observation.state is State.SUCCEEDED else observation.state
     what = observation.reason or f"its job ended as {observation.state} but left no result"
     return state, f"{what}{facts.where}; {facts.next_step}"
@@ -122,7 +124,10 @@ def _gone(facts: Facts, observation: Observation) -> tuple[State, str]:
 
 def _unseen(facts: Facts, why: str) -> tuple[State, str]:
     """No launcher can tell. What the job said last counts: for good if it was its end, else while it is fresh."""
-    if facts.status.get("state") in (State.PREEMPTED, State.FAILED):
+    said, submission = facts.status.get("state"), facts.submission
+    if said == State.PREEMPTED and submission and get_launcher(submission.launcher).requeues and not facts.cancelled:
+        return State.UNKNOWN, f"{why}; it stopped after a checkpoint{facts.where}, and may have been requeued"
+    if said in (State.PREEMPTED, State.FAILED):
         return _gone(facts, Observation(State.FAILED))
     if not facts.status:
         return State.UNKNOWN, why
@@ -224,7 +229,7 @@ def _observe(submissions: Sequence[Submission]) -> dict[Job, Observation]:
 def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
     status, submission = facts.status, facts.submission
     if submission and state is State.FAILED and status.get("state") != State.FAILED:  # it died without a word
-        output = get_launcher(submission.cluster).last_output(submission.job, store.url)
+        output = _last_output(submission, store)
         reason += f"\nThe end of its output:\n{output}" if output else ""
     return RunState(
         run=facts.run,
@@ -244,6 +249,13 @@ def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
         submitted_at=submission.submitted_at if submission else None,
         handle=submission.handle if submission else None,
     )
+
+
+def _last_output(submission: Submission, store: Store) -> str:
+    try:
+        return get_launcher(submission.cluster).last_output(submission.job, store.url)
+    except CefrBatchError:  # its site is not known here
+        return ""
 
 
 def _age_seconds(text: str) -> float:

@@ -139,6 +139,12 @@ def cancel(store: Store, submissions: Sequence[Submission], launcher: Launcher[A
         raise
 
 
+def forget_cancel(store: Store, runs: Iterable[str]) -> None:
+    """Before runs are started again: a job that starts at once must not find the old wish to stop."""
+    found = [one for run in runs if (one := read_submission(store, run)) and one.cancelled_at]
+    _write(store, [replace(one, cancelled_at=None) for one in found])
+
+
 def read_submission(store: Store, run: str) -> Submission | None:
     """A run's submission; None if its job was never started. Raises ``StoreError`` if the record is damaged."""
     key = layout.run_key(run, layout.SUBMISSION)

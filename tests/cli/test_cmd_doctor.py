@@ -47,4 +47,4 @@ def test_a_cluster_without_its_commands(cefr_batch: Run, tmp_path: Path, monkeyp
 def test_a_site_that_is_not_there(cefr_batch: Run) -> None:
     result = cefr_batch("doctor", "--cluster", "slurm/nowhere")
     assert result.code == 2
-    assert "sites here: cpu, default" in result.err
+    assert "sites known: cpu, default" in result.err

@@ -84,7 +84,7 @@ def test_problems_of_all_levels_come_together_and_before_any_model_is_asked_for(
     assert capsys.readouterr() == ("", f"error: {bad}: line 2: the sentence is empty\n")
     assert main(["plan", *arguments, "--set", "training.epochs=0", "--set", "lora.rang=1"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: 2 problems in the job spec:\n")
+    assert err.startswith("error: 2 problems in the settings:\n")
     assert main(["plan", *arguments]) == 1
     assert capsys.readouterr().err == "error: model /none is not a folder on this machine; check model.name\n"
     assert main(["plan"]) == 2

@@ -6,7 +6,7 @@
 #   slurm.sh down                  stop what this script started, and drop its state
 #   slurm.sh kill-node n1          kill a node's slurmd and everything that runs on it, with SIGKILL
 #   slurm.sh start-node n1         bring it back
-#   slurm.sh restart-controller    kill slurmctld with SIGKILL and start it again
+#   slurm.sh restart-controller    stop slurmctld and start it again (killed, it forgets jobs of the last seconds)
 #   slurm.sh user-signal on|off    whether a preempted job gets its own --signal first (preempt_send_user_signal), or
 #                                  SIGTERM, as from the start; both kinds of site exist
 #
@@ -33,7 +33,9 @@ wait_for() { # SECONDS WHAT COMMAND...
 alive() { [[ -f $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
 
 install_packages() {
-    command -v slurmctld slurmdbd munged mariadbd >/dev/null && return
+    local program missing=
+    for program in slurmctld slurmdbd munged mariadbd; do command -v "$program" >/dev/null || missing=1; done
+    [[ -n $missing ]] || return 0
     { apt-get update -q &&
         DEBIAN_FRONTEND=noninteractive apt-get install -y -q slurm-wlm slurmdbd munge mariadb-server; } >/dev/null 2>&1 || {
         say "Slurm cannot be installed: apt-get install slurm-wlm slurmdbd munge mariadb-server"
@@ -138,8 +140,8 @@ kill_tree() {
 }
 
 restart_controller() {
-    kill -9 "$(cat "$state/slurmctld.pid")"
-    wait_for 10 "the end of slurmctld" sh -c '! pgrep -x slurmctld'
+    kill "$(cat "$state/slurmctld.pid")"
+    wait_for 30 "the end of slurmctld" sh -c '! pgrep -x slurmctld'
     slurmctld
     wait_for 30 slurmctld scontrol ping
 }
@@ -152,6 +154,10 @@ user_signal() {
 }
 
 up() {
+    [[ ! -e /etc/slurm/slurm.conf ]] || grep -q '^ClusterName=e2e$' /etc/slurm/slurm.conf || {
+        say "/etc/slurm/slurm.conf is of another Slurm; this script would overwrite it"
+        exit 1
+    }
     install_packages
     mkdir -p "$state"/{log,ctld,n1,n2,mysql} /run/munge /run/mysqld /etc/slurm
     chown munge /run/munge

@@ -41,6 +41,7 @@ def cluster() -> Iterator[None]:
     if why := slurm.why_not():
         (pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip)(why)
     with slurm.cluster():
+        slurm.script("user-signal", "off")
         yield
 
 
@@ -121,9 +122,9 @@ def training(run: str) -> list[psutil.Process]:
 
 
 def freeze_training(store: Store, run: str) -> None:
-    """Stop a run's training once it is past its newest checkpoint: what is done to it then hits it there, however fast
+    """Stop a run's training some steps after its newest checkpoint: what is done to it then hits it there, however fast
     the machine is. Slurm itself wakes what it preempts (SIGCONT)."""
-    until(lambda: step(store, run) > checkpoint(store, run))
+    until(lambda: step(store, run) > checkpoint(store, run) + 2)
     (process,) = training(run)
     process.suspend()
     until(lambda: process.status() == psutil.STATUS_STOPPED)
@@ -143,9 +144,14 @@ def adapter_sha256(store: Store, run: str) -> str:
     return next(str(o["sha256"]) for o in objects if o["key"] == "adapter/adapter_model.safetensors")
 
 
-def state_of(store: Store, run: str, env: dict[str, str] | None = None) -> str:
+def seen(store: Store, run: str, env: dict[str, str] | None = None) -> tuple[str, str]:
+    """A run's state, and the reason for it."""
     (found,) = json.loads(cefr_batch("status", run, "--json", store=store.url, env=env))["runs"]
-    return str(found["state"])
+    return str(found["state"]), str(found["reason"])
+
+
+def state_of(store: Store, run: str) -> str:
+    return seen(store, run)[0]
 
 
 def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
@@ -183,6 +189,8 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
     metrics = {run: store.get_json(f"runs/{run}/metrics.json") for run in (first, second, third)}
     print({run: (found["attempts"], found["repeated_steps"]) for run, found in metrics.items()})
     assert [metrics[run]["attempts"] for run in (first, second, third)] == [4, 2, 1]
+    assert metrics[first]["repeated_steps"] > 0  # of the attempt that was killed with its node
+    assert metrics[second]["repeated_steps"] == metrics[third]["repeated_steps"] == 0
     assert adapter_sha256(store, first) == adapter_sha256(store, second) == adapter_sha256(store, third)
     assert metrics[first]["log"] == metrics[third]["log"] == metrics[second]["log"]
 
@@ -231,14 +239,17 @@ def test_the_smoke_run_in_object_storage_through_a_restart_of_the_controller_and
     broken.write_text("#!/bin/sh\necho 'sacct: error: Slurm accounting storage is disabled' >&2\nexit 1\n")
     broken.chmod(0o755)
     without = {**os.environ, "PATH": f"{broken.parent}:{os.environ['PATH']}"}
-    assert state_of(store, run, env=without) == "RUNNING"
+    for env in (without, None):
+        state, reason = seen(store, run, env=env)
+        assert state == "RUNNING"
+        assert reason.startswith("RUNNING in Slurm on n")
     slurm.script("restart-controller")
-    assert state_of(store, run) == "RUNNING"
+    assert seen(store, run, env=without)[1].startswith("RUNNING in Slurm on n")
 
     printed, _ = waiting.communicate(timeout=900)
     assert waiting.returncode == 0, printed
     assert f"{run}: SUCCEEDED" in printed
-    assert state_of(store, run, env=without) == "SUCCEEDED"
+    assert seen(store, run, env=without)[0] == "SUCCEEDED"
     elsewhere = tmp_path / "elsewhere"
     monkeypatch.setenv("HOME", str(elsewhere))
     cefr_batch("pull", run, "--to", str(elsewhere), store=store.url)
@@ -288,7 +299,8 @@ def test_two_hundred_runs_are_one_array_and_one_question(
     print(f"200 runs: submitted in {submitted:.1f} s, listed in {listed:.1f} s")
     cefr_batch("cancel", *runs, store=store.url)
     until(lambda: slurm.state(array).replace("CANCELLED", "").strip() == "")
-    assert state_of(store, runs[7]) == "CANCELLED"
+    states = json.loads(cefr_batch("list", "--json", store=store.url))["runs"]
+    assert [state["state"] for state in states] == ["CANCELLED"] * 200
     slurm.run("scancel", "--name=cefr-batch-report")
 
 

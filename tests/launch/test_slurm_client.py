@@ -69,13 +69,16 @@ def test_a_line_of_squeue(line: str) -> None:
 
 
 def test_every_state_of_slurm_has_our_word_and_a_new_one_is_unknown() -> None:
+    """The job states of squeue(1) and sacct(1), 22.05 to 25.05."""
     assert Record(1, None, "BRAND_NEW").our_state is State.UNKNOWN
-    assert {state for state in STATES.values() if state.finished} == {
-        State.SUCCEEDED,
-        State.FAILED,
-        State.CANCELLED,
-        State.PREEMPTED,
-    }
+    ended = (
+        "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED RECONFIG_FAIL"
+    )
+    ended += " REVOKED TIMEOUT"
+    alive = "COMPLETING CONFIGURING EXPEDITING PENDING POWER_UP_NODE REQUEUED REQUEUE_FED REQUEUE_HOLD RESIZING"
+    alive += " RESV_DEL_HOLD RUNNING SIGNALING SPECIAL_EXIT STAGE_OUT STOPPED SUSPENDED UPDATE_DB"
+    assert {name for name, state in STATES.items() if state.finished} == set(ended.split())
+    assert {name for name, state in STATES.items() if not state.finished} == set(alive.split())
 
 
 @given(st.text(max_size=60))
@@ -162,12 +165,24 @@ def test_a_queue_that_has_forgotten_all_jobs_is_empty(commands: Path) -> None:
 def test_what_an_allocation_put_into_the_environment_is_not_handed_on(
     commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURMD_NODENAME", "SRUN_DEBUG", "PMI_RANK", "SLURM_CONF"):
+    for name in (
+        "SLURM_JOB_ID",
+        "SLURM_CPUS_PER_TASK",
+        "SLURMD_NODENAME",
+        "SRUN_DEBUG",
+        "PMI_RANK",
+        "SQUEUE_PARTITION",
+        "SLURM_CONF",
+    ):
         monkeypatch.setenv(name, "1")
     stand_in(commands, "squeue", "env")
     seen = {line.partition("=")[0] for line in client.slurm("squeue").splitlines()}
     assert "SLURM_CONF" in seen
-    assert not seen & {"SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SRUN_DEBUG", "PMI_RANK"}
+    assert not [
+        name
+        for name in seen
+        if name.startswith(("SLURM_", "SLURMD_", "SRUN_", "SQUEUE_", "PMI_")) and name != "SLURM_CONF"
+    ]
     assert os.environ["SLURM_JOB_ID"] == "1"
 
 

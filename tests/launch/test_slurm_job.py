@@ -9,7 +9,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -122,6 +121,42 @@ def test_a_signal_to_all_processes_at_once_as_slurm_sends_it(folder: Path) -> No
     assert submitted.asked("scontrol") == ["requeue 7"]
 
 
+def test_a_child_that_has_ended_before_slurm_says_how_the_job_is(folder: Path) -> None:
+    """All processes get the signal at once; this one's answer comes late, and the child is gone by then."""
+    (folder / "squeue").write_text("#!/bin/sh\nsleep 1\necho RUNNING\n")
+    submitted = Submitted(folder, SlurmJob((sys.executable, "-c", JOB.replace("0.3", "0")), None))
+    (child,) = subprocess.run(
+        ["pgrep", "-P", str(submitted.process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    submitted.process.send_signal(signal.SIGTERM)
+    os.kill(int(child), signal.SIGTERM)
+    submitted.process.wait(30)
+    assert submitted.asked("scontrol") == ["requeue 7"]
+
+
+@pytest.mark.parametrize("code", [128 + signal.SIGTERM, 128 + signal.SIGUSR2])
+def test_a_runtime_that_says_in_its_exit_code_which_signal_ended_the_job(folder: Path, code: int) -> None:
+    submitted = Submitted(folder, job(), CODE=str(code))
+    submitted.end(signal.SIGUSR2)
+    assert submitted.asked("scontrol") == ["requeue 7"]
+
+
+def test_where_srun_runs_the_job_it_is_asked_by_a_signal_that_srun_passes_on(folder: Path) -> None:
+    pyxis = SlurmJob((sys.executable, "-c", JOB.replace("SIGTERM", "SIGUSR2")), None, signal.SIGUSR2)
+    submitted = Submitted(folder, pyxis)
+    submitted.end(signal.SIGTERM)
+    assert (folder / "stopped").read_text() == "x"
+    assert submitted.asked("scontrol") == ["requeue 7"]
+
+
+def test_a_program_that_is_not_on_the_node_is_a_sentence(folder: Path) -> None:
+    submitted = Submitted(folder, SlurmJob(("/no/such/apptainer", "exec"), None))
+    output, _ = submitted.process.communicate(timeout=30)
+    assert submitted.process.returncode == 1
+    assert "cefr-batch: the job cannot be started on this node: " in output
+    assert "Traceback" not in output
+
+
 def test_the_exit_code_of_the_job_is_slurm_s(folder: Path) -> None:
     failing = SlurmJob((sys.executable, "-c", "import sys; sys.exit(3)"), None)
     submitted = Submitted(folder, failing)
@@ -144,6 +179,5 @@ def test_a_signal_before_the_job_can_catch_it_loses_nothing(folder: Path) -> Non
     """Python is still starting: the job dies of the signal, and is requeued."""
     slow = SlurmJob(("sh", "-c", "touch started; exec sleep 60"), None)
     submitted = Submitted(folder, slow)
-    time.sleep(0.05)
     submitted.end(signal.SIGUSR2)
     assert submitted.asked("scontrol") == ["requeue 7"]

@@ -93,6 +93,30 @@ def test_when_neither_answers_the_error_names_both(say: Say) -> None:
         observed()
 
 
+def test_a_preempted_job_is_not_finished_while_the_queue_does_not_answer(say: Say) -> None:
+    say("sacct", "7|PREEMPTED|0:0|00:00:22|n1|None")
+    say("squeue", fails="Unable to contact slurm controller")
+    assert observed(JOBS[0])[0][0] is State.UNKNOWN
+
+
+def test_a_job_that_only_accounting_takes_for_running_is_unknown(say: Say) -> None:
+    """As after a controller that died before it had saved a new job: its record in accounting never ends."""
+    say("sacct", "7|RUNNING|0:0|00:00:22|n1|None")
+    assert observed(JOBS[0])[0][0] is State.UNKNOWN
+
+
+def test_a_handle_that_is_none_does_not_hide_the_others(say: Say) -> None:
+    say("sacct", "7|COMPLETED|0:0|00:01:00|n1|None")
+    found = [state for state, _ in observed(Job("run-x", "slurm://broken"), JOBS[0])]
+    assert found == [State.UNKNOWN, State.SUCCEEDED]
+
+
+def test_an_array_that_accounting_knows_in_part_is_looked_up_in_the_queue(say: Say) -> None:
+    say("sacct", "8_0|COMPLETED|0:0|00:01:00|n1|None")
+    say("squeue", "8_1|RUNNING|0:22|n1|None")
+    assert [state for state, _ in observed(*JOBS[1:])] == [State.SUCCEEDED, State.RUNNING]
+
+
 def test_a_preempted_job_that_was_requeued_is_not_finished(say: Say) -> None:
     say("sacct", "7|PREEMPTED|0:0|00:00:22|n1|None")
     say("squeue", "7|COMPLETING|0:22|n1|None")
@@ -119,7 +143,6 @@ def test_a_job_that_died_says_why(say: Say, line: str, state: State, text: str) 
 
 
 def test_a_job_of_another_cluster_is_unknown_and_cannot_be_cancelled_here(say: Say) -> None:
-    say("sacct", "9|RUNNING|0:0|00:01:00|n1|None")
     other = Job("run-x", "slurm://elsewhere/9")
     ((state, reason),) = observed(other)
     assert (state, "cluster elsewhere" in reason) == (State.UNKNOWN, True)
@@ -130,9 +153,27 @@ def test_a_job_of_another_cluster_is_unknown_and_cannot_be_cancelled_here(say: S
 def test_cancel_takes_waiting_jobs_out_and_asks_running_ones_in_two_calls_for_all(say: Say, tmp_path: Path) -> None:
     SlurmLauncher("here").cancel(JOBS)
     assert calls(tmp_path, "scancel") == [
-        "--quiet --state=PENDING 7 8_0 8_1",
-        "--quiet --state=RUNNING --signal=INT 7 8_0 8_1",
+        "--state=PENDING 7 8_0 8_1",
+        "--state=RUNNING --signal=INT 7 8_0 8_1",
     ]
+
+
+@pytest.mark.parametrize(
+    "fails", ["Kill job error on job id 7: Invalid job id specified", "Job/step already completing or completed", ""]
+)
+def test_cancel_asks_the_others_when_one_job_has_ended(say: Say, tmp_path: Path, fails: str) -> None:
+    """scancel ends with 1 then, in 22.05 without a word."""
+    say("scancel", fails=fails)
+    if not fails:
+        (tmp_path / "scancel").write_text(f"#!/bin/sh\necho >> {tmp_path}/scancel.calls\nexit 1\n")
+    SlurmLauncher("here").cancel(JOBS)
+    assert len(calls(tmp_path, "scancel")) == 2
+
+
+def test_a_cancel_that_does_not_reach_the_controller_is_an_error(say: Say) -> None:
+    say("scancel", fails="Unable to contact slurm controller")
+    with pytest.raises(LaunchError, match="Unable to contact"):
+        SlurmLauncher("here").cancel(JOBS)
 
 
 def test_the_last_output_of_a_job_is_what_it_printed(say: Say, tmp_path: Path) -> None:
@@ -151,7 +192,7 @@ def test_keys_reach_the_job_as_the_site_says_and_are_nowhere_else(
     say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """sbatch is a stand-in that writes down its environment, which is what Slurm hands on to the job."""
-    for name, value in {**SECRETS, "SLURM_JOB_ID": "1", "SBATCH_TIME": "1", "SBATCH_RESERVATION": "mine"}.items():
+    for name, value in {**SECRETS, "SLURM_JOB_ID": "1", "SBATCH_TIMELIMIT": "1", "SBATCH_RESERVATION": "mine"}.items():
         monkeypatch.setenv(name, value)
     site = tmp_path / "sites" / "here.yaml"
     site.write_text(json.dumps({**json.loads(site.read_text()), "credentials": how}))
@@ -164,7 +205,7 @@ def test_keys_reach_the_job_as_the_site_says_and_are_nowhere_else(
     given = dict(line.split("=", 1) for line in (tmp_path / "sbatch.env").read_text().splitlines() if "=" in line)
     assert {name: given[name] for name in SECRETS if name in given} == (SECRETS if how == "environment" else {})
     assert given["SBATCH_RESERVATION"] == "mine"
-    assert not {"SLURM_JOB_ID", "SBATCH_TIME"} & set(given)
+    assert not {"SLURM_JOB_ID", "SBATCH_TIMELIMIT"} & set(given)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "planted-key"
     files = [path for path in (tmp_path / "shared").rglob("*") if path.is_file()]
     keys = [path for path in files if path.parent.name == "credentials"]
@@ -179,20 +220,47 @@ def test_keys_reach_the_job_as_the_site_says_and_are_nowhere_else(
     assert "planted" not in launcher.describe(request)
 
 
+def refusing_sbatch(folder: Path, what: str) -> None:
+    """sbatch takes a first script as job 7, and refuses those whose command or text has ``what``."""
+    (folder / "sbatch").write_text(
+        f'#!/bin/sh\nif echo "$@" | cat - "$(eval echo \\$$#)" | grep -q -e \'{what}\'; then\n'
+        "echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1; fi\necho Submitted batch job 7\n"
+    )
+    (folder / "sbatch").chmod(0o755)
+
+
 def test_an_sbatch_that_refuses_is_told_in_its_words_and_what_was_submitted_before_is_taken_back(
     say: Say, tmp_path: Path
 ) -> None:
     say("srun")
-    (tmp_path / "sbatch").write_text(
-        "#!/bin/sh\ncase $* in *afterany*) echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1;; esac\n"
-        "echo Submitted batch job 7\n"
-    )
-    (tmp_path / "sbatch").chmod(0o755)
+    refusing_sbatch(tmp_path, "--gres=gpu:2")
+    launcher = SlurmLauncher("here")
+    orders = (JobOrder("run-a", "s3://b/p"), JobOrder("run-b", "s3://b/p", gpus=2))
+    with pytest.raises(LaunchError, match=r"Slurm did not take the job: .*QOSMaxSubmitJobPerUserLimit"):
+        launcher.submit(launcher.render(Batch(orders)))
+    assert calls(tmp_path, "scancel") == ["7"]
+
+
+def test_a_report_that_is_refused_does_not_take_the_runs_with_it(
+    say: Say, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say("srun")
+    refusing_sbatch(tmp_path, "afterany")
     launcher = SlurmLauncher("here")
     orders = (JobOrder("run-a", "s3://b/p"), JobOrder("run-b", "s3://b/p"))
-    with pytest.raises(LaunchError, match=r"Slurm did not take the job: .*QOSMaxSubmitJobPerUserLimit"):
-        launcher.submit(launcher.render(Batch(orders, "s3://b/p/reports/x")))
-    assert calls(tmp_path, "scancel") == ["--quiet 7"]
+    handles = launcher.submit(launcher.render(Batch(orders, "s3://b/p/reports/x")))
+    assert handles == ["slurm://e2e/7_0", "slurm://e2e/7_1"]
+    assert "warning: no report will be made after the runs: Slurm did not take the job" in capsys.readouterr().err
+    assert calls(tmp_path, "scancel") == []
+
+
+def test_the_script_that_is_sent_is_the_one_that_is_shown(say: Say, tmp_path: Path) -> None:
+    say("srun")
+    say("sbatch", "Submitted batch job 7")
+    launcher = SlurmLauncher("here")
+    request = launcher.render(Batch((JobOrder("run-a", "s3://b/p"),)))
+    launcher.submit(request)
+    assert (tmp_path / "shared" / "jobs" / "7_submission.sh").read_text() == request.scripts[0].text
 
 
 PARTITIONS = (
@@ -232,7 +300,7 @@ def test_everything_that_is_wrong_with_a_site_is_told_at_once(say: Say, tmp_path
         cpus=64,
         memory="1T",
         gres="gpu:h100:1",
-        constraint="hopper&ib",
+        constraint="hopper&ib&80gb*2",
         python=str(tmp_path / "no-python"),
         container={"runtime": "apptainer", "image": "/no/such.sif"},
     )
@@ -242,7 +310,7 @@ def test_everything_that_is_wrong_with_a_site_is_told_at_once(say: Say, tmp_path
         "cpus: 64 are more than any node of gpu has (16)",
         "memory: 1048576 MB are more than any node of gpu has (64000 MB)",
         "gres: no node of gpu has gpu:h100:1; what its nodes have: gpu:rtx4090:2",
-        "constraint: no node of gpu has hopper; features there: ampere, ib",
+        "constraint: no node of gpu has 80gb, hopper; features there: ampere, ib",
         "container.image: there is no /no/such.sif",
         "python: cannot be seen from here",
     ):

@@ -16,7 +16,7 @@ from goldens import same_as_golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cefr_batch.errors import SpecError
+from cefr_batch.errors import LaunchError, SpecError
 from cefr_batch.launch import Batch, JobOrder
 from cefr_batch.launch.slurm.launcher import SlurmLauncher
 from cefr_batch.launch.slurm.script import render
@@ -166,7 +166,7 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path: Path, monkeypatc
     ):
         assert expected in text, text
     assert f"{tmp_path / 'bad.yaml'}: cpus" in text
-    with pytest.raises(SpecError, match=r"there is no .*nowhere.yaml; sites here: bad, default"):
+    with pytest.raises(SpecError, match=r"there is no .*nowhere.yaml; sites known: bad, default"):
         load_site("nowhere")
 
 
@@ -174,6 +174,45 @@ def test_a_job_that_could_not_store_a_checkpoint_before_its_limit_is_refused() -
     with pytest.raises(ValueError, match=r"leaves no time to train.* give more than 180 s"):
         site_named("default", time="00:03:00", signal_seconds=120)
     assert site_named("default", time="00:03:01", signal_seconds=120).seconds == 181
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"options": ["--array=0-9"]}, "options: --array=0-9: set by cefr-batch itself"),
+        ({"options": ["--ntasks=4", "--exclude=n7"]}, "options: --ntasks=4: set by"),
+        (
+            {"environment": {"AWS_SECRET_ACCESS_KEY": "x"}},
+            "environment: AWS_SECRET_ACCESS_KEY: no secrets in a site file",
+        ),
+        ({"shared": "~nobody-of-this-name/x"}, "shared"),
+    ],
+)
+def test_what_would_break_a_job_or_leak_a_key_is_refused(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        site_named("default", **more)
+
+
+def test_a_folder_that_cannot_be_mounted_is_refused_where_there_is_a_container() -> None:
+    with pytest.raises(ValueError, match="work: /a:b,c has a colon or a comma"):
+        site_named("gpu-pyxis", work="/a:b,c")
+    assert site_named("default", work="/a:b,c").work == "/a:b,c"
+
+
+def test_a_site_file_alone_in_a_folder_extends_the_one_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CEFR_BATCH_SLURM")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "mine.yaml").write_text("extends: default\npartition: gpu\n")
+    assert load_site("mine").partition == "gpu"
+    assert load_site("mine").time == load_site("default").time
+
+
+def test_more_gpus_than_a_site_without_any_can_give() -> None:
+    with pytest.raises(LaunchError, match="wants 2 GPUs, but the site asks for none"):
+        render(site_named("cpu"), Batch((JobOrder("run-a", "s3://b/p", gpus=2),)))
 
 
 def test_every_pattern_is_told_in_words() -> None:

@@ -53,11 +53,13 @@ def check(site: SlurmSite, where: str, folders: Iterable[Path], test: Callable[[
 
 
 def _partition(site: SlurmSite) -> tuple[Mapping[str, str], list[_Node]]:
-    """The site's partition (the cluster's default where it names none) and its nodes; empty if there is none."""
+    """The site's partition (the first of several, the cluster's default where it names none) and its nodes; empty if there
+    is none."""
+    wanted = site.partition.split(",")[0] if site.partition else None
     for line in client.slurm("scontrol", "show", "partition", "--oneliner").splitlines():
         found = client.parse_pairs(line)
         name = found.get("PartitionName")
-        if name and (name == site.partition or (site.partition is None and found.get("Default") == "YES")):
+        if name and (name == wanted or (wanted is None and found.get("Default") == "YES")):
             text = client.slurm("sinfo", "--noheader", "--Node", f"--partition={name}", "--format=%n|%c|%m|%G|%f")
             return found, [node for line in text.splitlines() if (node := _node(line))]
     return {}, []
@@ -126,7 +128,7 @@ def _gres(site: SlurmSite, where: str, partition: str, nodes: list[_Node]) -> Ch
 
 
 def _constraint(constraint: str, where: str, partition: str, nodes: list[_Node]) -> Check:
-    wanted = set(re.findall(r"[A-Za-z_][A-Za-z0-9_.-]*", constraint))
+    wanted = set(re.findall(r"(?<![*A-Za-z0-9_.-])[A-Za-z0-9_][A-Za-z0-9_.-]*", constraint))  # not the count in a*2
     known = {feature for node in nodes for feature in node.features if feature != "(null)"}
     unknown = sorted(wanted - known)
     there = ", ".join(sorted(known)) or "none"
@@ -142,7 +144,7 @@ def _files(site: SlurmSite, where: str, folders: Iterable[Path], nodes: list[_No
     box = site.container
     if box.runtime != "none":
         image = Path(str(box.image))
-        gone = image.is_absolute() and not image.exists()
+        gone = image.is_absolute() and not os.path.exists(image)  # noqa: PTH110 (no error where one may not look)
         yield Check(
             f"image {box.image}", f"{where}: container.image: there is no {image}; build or copy it" if gone else ""
         )
@@ -150,9 +152,9 @@ def _files(site: SlurmSite, where: str, folders: Iterable[Path], nodes: list[_No
 
 
 def _shared(folder: Path, where: str, *, elsewhere: bool) -> Check:
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))  # noqa: PTH110 (no error)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        return Check(f"folder {folder}", f"{where}: {folder} cannot be written (shared, work or the store)")
+        return Check(f"folder {folder}", f"{where}: {folder} cannot be written (shared, or the store)")
     kind = _file_system(existing)
     if not elsewhere or kind not in _OWN_DISK:
         return Check(f"folder {folder}", note=kind)
@@ -170,7 +172,7 @@ def _file_system(path: Path) -> str:
     for line in lines:
         _, mount, found, *_ = line.split(" ")
         mount = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), mount)
-        if path.resolve().is_relative_to(mount) and len(mount) > best:
+        if path.resolve().is_relative_to(mount) and len(mount) >= best:
             best, kind = len(mount), found
     return kind
 
@@ -180,7 +182,7 @@ def _python(site: SlurmSite, where: str) -> Check:
     python = site.python or sys.executable
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
     code = "import sys, submitit, cefr_batch; print('%d.%d' % sys.version_info[:2])"
-    if not Path(python).exists():
+    if not os.path.exists(python):  # noqa: PTH110
         return Check(
             f"python {python}", f"{where}: python: cannot be seen from here, so it is not checked", warning=True
         )

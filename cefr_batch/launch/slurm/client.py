@@ -15,7 +15,10 @@ from cefr_batch.launch.base import State
 _TIMEOUT_SECONDS = 60  # a busy controller answers late, a dead one after its own time-outs
 
 # What a job inherits from the one that submits it must not be taken for its own (SLURM_CONF says where Slurm is).
-_INHERITED = re.compile(r"(SLURM_(?!CONF$)|SRUN_|PMI_|PMI2_|PMIX_).*")
+# and what sets options of squeue and the like changes what they print.
+_INHERITED = re.compile(
+    r"(SLURM_(?!CONF$|CONF_SERVER$|JWT$)|SLURMD_|SRUN_|SQUEUE_|SACCT_|SINFO_|SCANCEL_|PMI_|PMI2_|PMIX_).*"
+)
 
 # Slurm's states (squeue(1), sacct(1)) in our words. PENDING and RUNNING: nothing has ended.
 STATES = {
@@ -66,6 +69,9 @@ class Record:
     @property
     def our_state(self) -> State:
         return STATES.get(self.state, State.UNKNOWN)
+
+
+_ENDED = re.compile(r"Invalid job id|already complet|exit code", re.IGNORECASE)
 
 
 def environment() -> dict[str, str]:
@@ -168,7 +174,8 @@ def _state(text: str) -> str:
 
 
 def _reason(text: str) -> str:
-    return "" if text.strip("()") in ("None", "", "(null)") else text.strip("()")
+    bare = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+    return "" if bare in ("None", "", "null") else bare
 
 
 def _listed(jobs: Iterable[int]) -> str:
@@ -207,6 +214,13 @@ def cluster_name() -> str:
 
 
 def cancel(jobs: Sequence[str]) -> None:
-    """Take waiting jobs out of the queue, and ask running ones to stop (SIGINT to their steps)."""
-    slurm("scancel", "--quiet", "--state=PENDING", *jobs)
-    slurm("scancel", "--quiet", "--state=RUNNING", "--signal=INT", *jobs)
+    """Take waiting jobs out of the queue, and ask running ones to stop (SIGINT to their steps).
+
+    scancel fails, but does what it can, when one of its jobs has ended or is forgotten.
+    """
+    for options in (["--state=PENDING"], ["--state=RUNNING", "--signal=INT"]):
+        try:
+            slurm("scancel", *options, *jobs)
+        except LaunchError as exc:
+            if not _ENDED.search(str(exc)):
+                raise

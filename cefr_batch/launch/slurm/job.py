@@ -15,16 +15,21 @@ from typing import Any
 
 from cefr_batch.errors import EXIT_INTERRUPTED
 
-# Ended by a signal that came before the job could catch it: nothing was computed, nothing is lost.
-_STOPPED = (EXIT_INTERRUPTED, -signal.SIGTERM, -signal.SIGUSR2)
+# Stopped with a checkpoint, or by a signal that came before the job could catch it (a shell or srun says it as 128 + n).
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+_STOPPED = (EXIT_INTERRUPTED, *(-number for number in _SIGNALS), *(128 + number for number in _SIGNALS))
 
 
 @dataclass
 class SlurmJob:
-    """``command`` with the variables of the file ``credentials`` (a path, so that no secret is in the pickle)."""
+    """``command`` with the variables of the file ``credentials`` (a path, so that no secret is in the pickle).
+
+    ``stop_signal`` asks it to stop: SIGUSR2 where it is an ``srun``, which would answer a SIGTERM by killing its tasks.
+    """
 
     command: tuple[str, ...]
     credentials: str | None
+    stop_signal: int = signal.SIGTERM
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _stopping: bool = field(default=False, repr=False)
 
@@ -35,8 +40,10 @@ class SlurmJob:
         passes over, so that is caught here. SIGINT is ``cefr-batch cancel``.
         """
         before = [(number, signal.signal(number, self._on_signal)) for number in (signal.SIGTERM, signal.SIGINT)]
-        environment = {**os.environ, **_read(self.credentials)}
-        self._process = subprocess.Popen(self.command, env=environment)
+        try:
+            self._process = subprocess.Popen(self.command, env={**os.environ, **_read(self.credentials)})
+        except (OSError, ValueError) as exc:
+            sys.exit(f"cefr-batch: the job cannot be started on this node: {exc}")
         code = _wait(self._process.pid)
         for number, handler in before:
             signal.signal(number, handler)
@@ -53,10 +60,10 @@ class SlurmJob:
             sys.exit(code if code >= 0 else 128 - code)
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(SlurmJob(self.command, self.credentials))
+        return DelayedSubmission(SlurmJob(self.command, self.credentials, self.stop_signal))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"command": self.command, "credentials": self.credentials, "_process": None, "_stopping": False}
+        return {**self.__dict__, "_process": None, "_stopping": False}
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._stopping:
@@ -71,7 +78,9 @@ class SlurmJob:
     def _stop(self) -> int:
         if self._process is None:
             return EXIT_INTERRUPTED
-        self._process.send_signal(signal.SIGTERM)
+        os.kill(
+            self._process.pid, self.stop_signal
+        )  # Popen's send_signal would take the exit code of one that has ended
         return _wait(self._process.pid)
 
 

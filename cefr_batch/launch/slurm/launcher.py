@@ -6,12 +6,13 @@ import hashlib
 import os
 import re
 import shlex
+import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from cefr_batch.errors import LaunchError
 from cefr_batch.files import tail
@@ -26,6 +27,9 @@ from cefr_batch.store import store_folder
 _HANDLE = re.compile(r"slurm://(?P<cluster>[^/]+)/(?P<job>[0-9]+)(?:_(?P<task>[0-9]+))?")
 _ASK_SECONDS = 10.0  # between two questions about the same jobs: whoever watches must not load the controller
 
+# What a site may leave to the user's environment.
+_LEFT_OPEN = {"SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_CONSTRAINT", "SBATCH_RESERVATION"}
+
 # What ended a job, where Slurm's word for it needs one of ours.
 _MEANINGS = {
     "OUT_OF_MEMORY": "its memory ran out; raise `memory` in the site file",
@@ -38,7 +42,7 @@ _MEANINGS = {
 
 class SlurmLauncher(Launcher[SlurmRequest]):
     scheme = "slurm"
-    reports = True
+    reports = requeues = True
 
     def __init__(self, site: str = "default") -> None:
         self._site_name = site
@@ -49,7 +53,7 @@ class SlurmLauncher(Launcher[SlurmRequest]):
 
     @cached_property
     def site(self) -> SlurmSite:
-        """Read when it is needed: jobs are watched and cancelled without it."""
+        """Read when it is needed: jobs are observed and cancelled without it."""
         return load_site(self._site_name)
 
     @property
@@ -99,10 +103,13 @@ class SlurmLauncher(Launcher[SlurmRequest]):
                 ids = self._send(script, numbers)
                 numbers.append(ids[0].partition("_")[0])
                 jobs += ids
-        except LaunchError:
-            if numbers:
-                client.slurm("scancel", "--quiet", *numbers)
-            raise
+        except LaunchError as exc:
+            if jobs and script.after_all:  # the runs are what counts
+                print(f"warning: no report will be made after the runs: {exc}", file=sys.stderr)
+            else:
+                with suppress(LaunchError):
+                    client.slurm("scancel", *numbers)
+                raise
         ordered = sorted(zip((*request.order, len(request.order)), jobs, strict=False))
         return [f"slurm://{cluster}/{job}" for _, job in ordered]
 
@@ -112,7 +119,8 @@ class SlurmLauncher(Launcher[SlurmRequest]):
         from cefr_batch.launch.slurm.sender import send
 
         credentials = self._credentials(script)
-        jobs = [SlurmJob(command, credentials) for command in script.commands]
+        stop = signal.SIGUSR2 if self.site.container.runtime == "pyxis" else signal.SIGTERM
+        jobs = [SlurmJob(command, credentials, stop) for command in script.commands]
         with _clean_environment(keep_secrets=self.site.credentials == "environment", script=script.text):
             return send(self.site, script, jobs, before)
 
@@ -123,16 +131,20 @@ class SlurmLauncher(Launcher[SlurmRequest]):
         """
         if self.site.credentials == "environment":
             return None
-        words = script.commands[0]
-        tag = hashlib.sha256(words[words.index("--store") + 1].encode()).hexdigest()[:8]
+        tag = hashlib.sha256(script.store_url.encode()).hexdigest()[:8]
         path = Path(self.site.shared) / "credentials" / f"{tag}.json"
         return str(path) if write_secrets(path) else None
 
     def observe(self, jobs: Sequence[Job]) -> dict[Job, Observation]:
-        ids = {job: _parse(job.handle) for job in jobs}
-        records = _records(frozenset(number for _, number, _ in ids.values()))
+        ids, observations = {}, {}
+        for job in jobs:
+            try:
+                ids[job] = _parse(job.handle)
+            except LaunchError as exc:
+                observations[job] = Observation(State.UNKNOWN, str(exc))
+        records = _records(frozenset((number, task) for _, number, task in ids.values()))
         here = _this_cluster()
-        return {job: _observation(records, here, *where) for job, where in ids.items()}
+        return observations | {job: _observation(records, here, *where) for job, where in ids.items()}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         ids = [_parse(job.handle) for job in jobs]
@@ -157,27 +169,35 @@ def _parse(handle: str) -> tuple[str, int, int | None]:
 
 
 Key = tuple[int, int | None]
-_last: tuple[float, frozenset[int], dict[Key, Record]] | None = None
+_last: tuple[float, frozenset[Key], dict[Key, Record]] | None = None
 
 
-def _records(jobs: frozenset[int]) -> dict[Key, Record]:
+def _records(asked: frozenset[Key]) -> dict[Key, Record]:
     """The newest record of each job: accounting's, and the queue's for what accounting does not know to have ended.
 
     The queue has the last word: a job that was preempted is PREEMPTED in accounting until it has been requeued.
     """
     global _last
-    if _last and _last[1] == jobs and time.monotonic() - _last[0] < _ASK_SECONDS:
+    if _last and _last[1] == asked and time.monotonic() - _last[0] < _ASK_SECONDS:
         return _last[2]
-    accounted, failure = _try_account(jobs)
+    accounted, failure = _try_account({job for job, _ in asked})
     known = {(record.job, record.task): record for record in accounted}
-    settled = {job for job, _ in known} - {job for (job, _), record in known.items() if _may_go_on(record)}
-    if open_jobs := jobs - settled:
+    unsettled = {key for key in asked if key not in known or _may_go_on(known[key])}
+    if unsettled:
         try:
-            known |= {(record.job, record.task): record for record in client.queue(open_jobs)}
+            queued = {(record.job, record.task): record for record in client.queue({job for job, _ in unsettled})}
         except LaunchError as exc:
             if failure:
                 raise LaunchError(f"{exc}; and {failure}") from exc
-    _last = (time.monotonic(), jobs, known)
+            doubtful = {key for key in unsettled if key in known and known[key].our_state.finished}  # or requeued
+        else:
+            alive = {
+                key for key in unsettled if key in known and known[key].our_state in (State.PENDING, State.RUNNING)
+            }
+            doubtful = alive - set(queued)  # lost by the controller
+            known |= queued
+        known = {key: record for key, record in known.items() if key not in doubtful}
+    _last = (time.monotonic(), asked, known)
     return known
 
 
@@ -209,12 +229,13 @@ def _observation(
     if record is None:
         name = number if task is None else f"{number}_{task}"
         return Observation(State.UNKNOWN, f"Slurm does not know its job {name} any more")
-    return Observation(record.our_state, _in_words(record))
+    words = _in_words(record)
+    return Observation(record.our_state, words, detail=words)
 
 
 def _in_words(record: Record) -> str:
     """Slurm's own words, and what they mean."""
-    where = f" on {record.nodes}" if record.nodes and record.nodes != "None assigned" else ""
+    where = f" on {record.nodes}" if record.nodes else ""
     if not record.our_state.finished:
         why = f" ({record.reason})" if record.reason else ""
         since = f" for {record.elapsed}" if record.our_state is State.RUNNING and record.elapsed else ""
@@ -228,11 +249,12 @@ def _in_words(record: Record) -> str:
 @contextmanager
 def _clean_environment(*, keep_secrets: bool, script: str) -> Iterator[None]:
     """What sbatch hands on to the job is this process's environment: without an allocation's variables, without
-    secrets, and without variables that would override what the script says (``SBATCH_PARTITION`` …)."""
+    secrets, and without sbatch's own variables, which override a script: what the site leaves open may stand there."""
     before = dict(os.environ)
-    said = {f"SBATCH_{match.replace('-', '_').upper()}" for match in re.findall(r"^#SBATCH --([a-z-]+)", script, re.M)}
+    said = {f"SBATCH_{option.upper()}" for option in re.findall(r"^#SBATCH --([a-z]+)", script, re.MULTILINE)}
     drop = said | set(() if keep_secrets else SECRETS)
-    kept: dict[str, Any] = {key: value for key, value in client.environment().items() if key not in drop}
+    drop |= {key for key in before if key.startswith("SBATCH_") and key not in _LEFT_OPEN}
+    kept = {key: value for key, value in client.environment().items() if key not in drop}
     os.environ.clear()
     os.environ.update(kept)
     try:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from cefr_batch.errors import LaunchError
 from cefr_batch.launch.base import Batch, JobOrder
 from cefr_batch.launch.slurm.site import SlurmSite
 from cefr_batch.store import store_folder
@@ -23,6 +24,7 @@ class Script:
 
     text: str
     commands: tuple[tuple[str, ...], ...]
+    store_url: str
     after_all: bool = False  # with --dependency on all jobs before it
 
     def sbatch(self, script: str, before: Sequence[str]) -> list[str]:
@@ -59,7 +61,7 @@ def _jobs(site: SlurmSite, orders: Sequence[JobOrder]) -> Script:
         directives["array"] = f"0-{len(runs) - 1}{limit}"
     directives["output"] = str(site.jobs / ("%A_%a_0_log.out" if len(runs) > 1 else "%j_0_log.out"))
     commands = tuple(_run_job(site, order) for order in orders)
-    return Script(_text(site, directives, str(site.cpus)), commands)
+    return Script(_text(site, directives, str(site.cpus)), commands, orders[0].store_url)
 
 
 def _report(site: SlurmSite, batch: Batch) -> Script:
@@ -70,7 +72,7 @@ def _report(site: SlurmSite, batch: Batch) -> Script:
     store = batch.orders[0].store_url
     words = ("report", *(order.run for order in batch.orders), "--store", store, "--out", str(batch.report_url))
     command = _in_container(site, words, store, gpus=False, cpus=_REPORT["cpus"])
-    return Script(_text(site, directives, _REPORT["cpus"]), (command,), after_all=True)
+    return Script(_text(site, directives, _REPORT["cpus"]), (command,), store, after_all=True)
 
 
 def _directives(site: SlurmSite, name: str) -> dict[str, str]:
@@ -127,6 +129,8 @@ def _quoted(option: str) -> str:
 
 def _run_job(site: SlurmSite, order: JobOrder) -> tuple[str, ...]:
     request = site.gpu_request
+    if order.gpus > 1 and not request:
+        raise LaunchError(f"{order.run} wants {order.gpus} GPUs, but the site asks for none; set gres in its file")
     gpus = max(order.gpus, request[1]) if request else 0
     promise = ("--gpus", str(gpus)) if gpus and site.check_gpu else ()
     work = str(site.work_root) if site.container.runtime == "none" else _WORK

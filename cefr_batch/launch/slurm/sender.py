@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from submitit import SlurmExecutor
-from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
+from submitit.core.utils import DelayedSubmission, JobPaths
 from submitit.slurm.slurm import SlurmJob as SubmittedJob
 
 from cefr_batch.errors import LaunchError
@@ -24,9 +24,8 @@ def send(site: SlurmSite, script: Script, jobs: Sequence[SlurmJob], before: Sequ
         executor = _Executor(site, script, before)
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
-    except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as exc:
-        words = " ".join(str(getattr(exc, "stderr", "") or exc).split())
-        raise LaunchError(f"Slurm did not take the job: {words}") from exc
+    except (RuntimeError, OSError) as exc:  # submitit's own errors are RuntimeErrors
+        raise LaunchError(f"Slurm did not take the job: {' '.join(str(exc).split())}") from exc
     return [job.job_id for job in submitted]
 
 
@@ -55,6 +54,10 @@ class _Executor(SlurmExecutor):
             delayed.dump(path)
         array = self._submit_command(self._submitit_command_str)
         jobs: list[Any] = [SubmittedJob(self.folder, f"{array.job_id}_{n}", tasks=[0]) for n in range(len(pickles))]
-        for job, path in zip(jobs, pickles, strict=True):
-            job.paths.move_temporary_file(path, "submitted_pickle")
+        try:
+            for job, path in zip(jobs, pickles, strict=True):
+                job.paths.move_temporary_file(path, "submitted_pickle")
+        except OSError:
+            array.cancel(check=False)
+            raise
         return jobs

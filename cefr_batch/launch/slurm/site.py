@@ -10,14 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cefr_batch.errors import Problem, SpecError
+from cefr_batch.launch.secrets import SECRETS
 from cefr_batch.levels import Part, PositiveInt
-from cefr_batch.settings import Layers, settings_folder
+from cefr_batch.settings import Layers, settings_folders
 
 SIGNAL_SLACK_SECONDS = 60  # Slurm may send --signal up to a minute early (sbatch(1))
 
 _LINE = r"^[^\x00-\x1f\x7f]+$"
 _WORD = r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|()*\[\]@-]*$"
-_FOLDER = r"^(/|~)[^\x00-\x1f\x7f%]*$"
+_FOLDER = r"^/[^\x00-\x1f\x7f%]*$"
 _MOUNT = r"^/[^\x00-\x1f\x7f:,]*:/[^\x00-\x1f\x7f:,]*(:ro)?$"
 _MEMORY = r"^[1-9][0-9]*[MGT]$"
 _TIME = r"^([0-9]+-)?[0-9]{1,3}:[0-9]{2}:[0-9]{2}$"
@@ -26,7 +27,7 @@ _OPTION = r"^--[a-z][a-z-]*(=[^\x00-\x1f\x7f]+)?$"
 PATTERNS = {
     _LINE: "one line of text",
     _WORD: "a name without spaces or quotes",
-    _FOLDER: "an absolute path (or one that begins with ~) without % and line breaks",
+    _FOLDER: "an absolute path (or one in ~, a home folder) without % and line breaks",
     _MOUNT: "HOST:INSIDE or HOST:INSIDE:ro, absolute paths without commas",
     _MEMORY: "a number and M, G or T, as in 32G",
     _TIME: "HH:MM:SS or D-HH:MM:SS",
@@ -36,6 +37,13 @@ PATTERNS = {
 
 # gpu, gpu:2, gpu:rtx4090:1, gpu:1g.10gb:1: a type has something that is no digit.
 _GPUS = re.compile(r"(?P<name>gpu(:(?=[0-9.]*[A-Za-z_])[A-Za-z0-9_.-]+)?)(:(?P<count>[0-9]+))?")
+
+# What the project decides of a job, in sbatch's words.
+_TAKEN = {
+    "--array", "--chdir", "--cpus-per-task", "--dependency", "--error", "--export", "--gres", "--job-name", "--mem",
+    "--nodes", "--ntasks", "--ntasks-per-node", "--no-requeue", "--open-mode", "--output", "--parsable", "--requeue",
+    "--signal", "--time", "--wait", "--wrap",
+}  # fmt: skip
 
 Line = Annotated[str, Field(pattern=_LINE)]
 Word = Annotated[str, Field(pattern=_WORD)]
@@ -84,6 +92,30 @@ class SlurmSite(Part):
     check_gpu: bool
 
     @model_validator(mode="after")
+    def _options_of_its_own(self) -> SlurmSite:
+        taken = [option for option in self.options if option.partition("=")[0] in _TAKEN]
+        if taken:
+            raise ValueError(f"options: {', '.join(taken)}: set by cefr-batch itself, or by a setting of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> SlurmSite:
+        found = sorted(set(SECRETS) & set(self.environment))
+        if found:
+            raise ValueError(
+                f"environment: {', '.join(found)}: no secrets in a site file; set them in the shell that submits, see "
+                "credentials"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _folders_that_can_be_mounted(self) -> SlurmSite:
+        for name, folder in (("shared", self.shared), ("work", self.work or "")):
+            if self.container.runtime != "none" and re.search("[:,]", folder):
+                raise ValueError(f"{name}: {folder} has a colon or a comma, and cannot be mounted into a container")
+        return self
+
+    @model_validator(mode="after")
     def _time_for_a_checkpoint(self) -> SlurmSite:
         needed = self.signal_seconds + SIGNAL_SLACK_SECONDS
         if self.seconds <= needed:
@@ -129,7 +161,7 @@ class _SiteLayers(Layers[SlurmSite]):
     def located(self, key: str, value: Any, folder: Path) -> Any:
         """Folders without ``~``, an image that is a file of the site's folder with its whole path."""
         if key in ("shared", "work", "python") and isinstance(value, str):
-            return str(Path(value).expanduser())
+            return os.path.expanduser(value)  # noqa: PTH111 (an unknown user's ~ stays, and is refused)
         if key == "container.image" and isinstance(value, str) and value.startswith(("./", "../", "~")):
             return os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 (keeps symlinks)
         return value
@@ -137,12 +169,13 @@ class _SiteLayers(Layers[SlurmSite]):
 
 def load_site(name: str) -> SlurmSite:
     """The site of this name. Raises ``SpecError`` with every problem of its file."""
-    folder = settings_folder("slurm", "default.yaml")
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise SpecError(
-            [Problem("--cluster", f"there is no {folder / f'{name}.yaml'}; sites here: {', '.join(known)}")]
-        )
-    layers = _SiteLayers(SlurmSite, patterns=PATTERNS)
-    layers.add_file(folder / f"{name}.yaml")
+    folders = settings_folders("slurm")
+    files = {
+        path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")
+    }  # the first folder's count
+    if name not in files:
+        where = " or ".join(str(folder / f"{name}.yaml") for folder in folders)
+        raise SpecError([Problem("--cluster", f"there is no {where}; sites known: {', '.join(sorted(files))}")])
+    layers = _SiteLayers(SlurmSite, patterns=PATTERNS, parents=files)
+    layers.add_file(files[name])
     return layers.resolve()
