@@ -25,6 +25,7 @@ from typing import IO, Any, TypeVar
 from cefr_batch import layout
 from cefr_batch.data import fetch_dataset
 from cefr_batch.errors import (
+    EXIT_INTERRUPTED,
     AlreadyExists,
     CefrBatchError,
     Interrupted,
@@ -184,7 +185,8 @@ class _Job:
     def _failure(self, code: int) -> CefrBatchError:
         if self.superseded:
             return LeaseLost(f"stopped: a newer attempt of {self.run_name} has taken over")
-        if self.stopping or code in (-signal.SIGTERM, -signal.SIGUSR2):  # a scheduler may signal all processes at once
+        # A scheduler may signal all processes at once, or the stage's alone at first.
+        if self.stopping or code in (-signal.SIGTERM, -signal.SIGUSR2, EXIT_INTERRUPTED):
             return self._interrupted()
         if self.work.error.is_file():
             error = read_json(self.work.error)

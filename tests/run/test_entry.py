@@ -17,7 +17,7 @@ import pytest
 
 from cefr_batch import layout
 from cefr_batch.data import load_dataset, store_dataset
-from cefr_batch.errors import LeaseLost, StoreError, Unavailable
+from cefr_batch.errors import EXIT_INTERRUPTED, Interrupted, LeaseLost, StoreError, Unavailable
 from cefr_batch.files import write_json
 from cefr_batch.launch.submission import claim
 from cefr_batch.layout import WorkDir, default_work_root
@@ -201,6 +201,26 @@ def test_what_cannot_be_stored_stays_and_the_job_says_where(
         f"and not everything could be stored: {error}; what this job computed is in {folder}" in capsys.readouterr().out
     )
     assert (folder / "logs" / "attempt-1.log").is_file()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [f"sys.exit({EXIT_INTERRUPTED})", *(f"os.kill(os.getpid(), signal.{name})" for name in ("SIGTERM", "SIGUSR2"))],
+)
+def test_a_stage_that_alone_was_asked_to_stop_is_an_interruption(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler may signal the children before the job, or them alone. A process that ends so stands in for a stage."""
+    store = LocalStore(tmp_path / "store")
+    (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
+
+    def stage(job: entry._Job) -> None:
+        raise job._failure(subprocess.call([sys.executable, "-c", f"import os, signal, sys; {end}"]))
+
+    monkeypatch.setattr(entry._Job, "_stages", stage)
+    with pytest.raises(Interrupted, match=f"it had no checkpoint yet; `cefr-batch resume {run}` goes on"):
+        run_job_here(store, run, tmp_path / "work")
+    assert status(store, run)["state"] == "PREEMPTED"
 
 
 @pytest.mark.parametrize("then", ["started", "completed"])
