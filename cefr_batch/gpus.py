@@ -23,7 +23,8 @@ class Gpu:
 
 # Memory: "total capacity" in torch's out-of-memory messages (23.64 GiB of a GeForce RTX 4090: ali-vilab/VGen#104; 21.99 of
 # an A10: zai-org/CogVLM#236; 39.50 of an A100: TianheWu/CoSeR#10; 79.25: HiDream-ai/VAREdit#6). GeForce cards and the A5000
-# of 24 GB have 24,564 to 24,576 MiB in nvidia-smi, A10G and L4, which correct errors, 23,028 and 23,034.
+# of 24 GB have 24,564 to 24,576 MiB in nvidia-smi, A10G and L4, which correct errors, 23,028 and 23,034. The
+# H100's is assumed.
 # Speed: NVIDIA's whitepapers of GA102 (RTX 3090), Ada (RTX 4090, L4), A100 and H100 (SXM); half of the A5000's datasheet,
 # which counts sparsity; https://www.baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference/ for the A10G.
 _CARDS = (
