@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,6 +215,9 @@ def test_fewer_gpus_than_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_torch_is_asked_without_importing_it() -> None:
-    import torch
-
-    assert machine._torch() == (torch.__version__, torch.version.cuda)
+    code = (
+        "import sys; from cefr_batch.run import machine; found = machine._torch(); assert 'torch' not in sys.modules; "
+        "import torch; assert found == (torch.__version__, torch.version.cuda), found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
