@@ -53,7 +53,6 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         self._started = time.monotonic()
         self._asked_to_stop = False
         self._stopping = False  # at the end of this step
-        self._purge_step = self._first_step + 1 if resume else None
         self._tensorboard: SummaryWriter | None = None
         signal.signal(signal.SIGTERM, self._stop)
 
@@ -68,7 +67,8 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         self._started = time.monotonic()
         if state.is_world_process_zero:
             folder = self._work.path(layout.TENSORBOARD)
-            self._tensorboard = SummaryWriter(folder, purge_step=self._purge_step, flush_secs=5)
+            # An attempt before may have shown steps that this one repeats, here or on another machine.
+            self._tensorboard = SummaryWriter(folder, purge_step=self._first_step + 1, flush_secs=5)
         self._progress(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
