@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -313,9 +314,13 @@ class _Job:
 
     @contextmanager
     def _alone_here(self) -> Iterator[None]:
-        """Wait until an older attempt on this machine has noticed that it is superseded, and left the folder."""
-        with (self.work.root.parent / f"{self.run_name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Wait until an older attempt on this machine has noticed that it is superseded, and left the folder.
+
+        The lock has the machine's name: in a shared folder, one that a dead machine held might never be given back.
+        """
+        with (self.work.root.parent / f"{self.run_name}.{platform.node()}.lock").open("w") as lock:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
             _make_folder(self.work, self.record)
             yield
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 
@@ -19,8 +20,11 @@ def run(*command: str) -> str:
 
 
 def script(*arguments: str) -> None:
-    done = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    """Run ``slurm.sh``. It prints to a file: the daemons that it starts would keep a pipe open."""
+    with TemporaryFile("w+") as printed:
+        done = subprocess.run([SCRIPT, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=printed)
+        printed.seek(0)
+        assert done.returncode == 0, printed.read()
 
 
 def why_not() -> str:
