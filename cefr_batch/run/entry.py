@@ -165,9 +165,10 @@ class _Job:
         )
         if self.stopping:  # the signal came between the check and the start
             self.child.terminate()
-        for line in self.child.stdout or ():
-            print(line, end="", flush=True)
-        code = self.child.wait()
+        with self.child as child:
+            for line in child.stdout or ():
+                print(line, end="", flush=True)
+        code = child.returncode
         self.child = None
         self.done |= {s for s in stages if self.work.path(layout.stage_name(s)).is_file()}
         if code != 0:
