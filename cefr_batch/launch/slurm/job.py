@@ -4,6 +4,7 @@ gently and has it requeued. It runs on the node itself, where Slurm's commands a
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -41,8 +42,9 @@ class SlurmJob:
         """
         before = [(number, signal.signal(number, self._on_signal)) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
-            self._process = subprocess.Popen(self.command, env={**os.environ, **_read(self.credentials)})
-        except (OSError, ValueError) as exc:
+            environment = {"USER": getpass.getuser(), **os.environ, **_read(self.credentials)}  # ch-run wants USER
+            self._process = subprocess.Popen(self.command, env=environment)
+        except (OSError, ValueError, KeyError) as exc:
             sys.exit(f"cefr-batch: the job cannot be started on this node: {exc}")
         code = _wait(self._process.pid)
         for number, handler in before:
