@@ -42,9 +42,9 @@ class SlurmJob:
         """
         before = [(number, signal.signal(number, self._on_signal)) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
-            environment = {"USER": getpass.getuser(), **os.environ, **_read(self.credentials)}  # ch-run wants USER
+            environment = {**_user(), **os.environ, **_read(self.credentials)}
             self._process = subprocess.Popen(self.command, env=environment)
-        except (OSError, ValueError, KeyError) as exc:
+        except (OSError, ValueError) as exc:
             sys.exit(f"cefr-batch: the job cannot be started on this node: {exc}")
         code = _wait(self._process.pid)
         for number, handler in before:
@@ -110,6 +110,14 @@ def _lives_on() -> bool:
     except (OSError, subprocess.SubprocessError):
         return True
     return state in ("RUNNING", "SIGNALING")
+
+
+def _user() -> dict[str, str]:
+    """charliecloud wants USER, which a batch job need not have."""
+    try:
+        return {"USER": getpass.getuser()}
+    except (KeyError, OSError):  # a number without a name
+        return {}
 
 
 def _read(credentials: str | None) -> dict[str, str]:
