@@ -18,6 +18,7 @@ from clusters.s3 import KEYS, Server
 from clusters.slurm import until
 from runs import ROOT, settings
 
+from cefr_batch.layout import WorkDir
 from cefr_batch.store import Store, open_store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("aws")]
@@ -111,12 +112,13 @@ def checkpoint(store: Store, run: str) -> int:
     return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
-def training(run: str) -> list[psutil.Process]:
+def training(store: Store, run: str) -> list[psutil.Process]:
     """The processes that train a run."""
+    folder = str(WorkDir.of(Path(), store.url, run).root)  # wherever it is mounted
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "cefr_batch.run.stages" in words and words[-1] == "train" and any(run in word for word in words):
+        if "cefr_batch.run.stages" in words and words[-1] == "train" and any(word.endswith(folder) for word in words):
             found.append(process)
     return found
 
@@ -125,13 +127,13 @@ def freeze_training(store: Store, run: str) -> None:
     """Stop a run's training some steps after its newest checkpoint: what is done to it then hits it there, however fast
     the machine is. Slurm itself wakes what it preempts (SIGCONT)."""
     until(lambda: step(store, run) > checkpoint(store, run) + 2)
-    (process,) = training(run)
+    (process,) = training(store, run)
     process.suspend()
     until(lambda: process.status() == psutil.STATUS_STOPPED)
 
 
-def thaw_training(run: str) -> None:
-    for process in training(run):
+def thaw_training(store: Store, run: str) -> None:
+    for process in training(store, run):
         process.resume()
 
 
@@ -173,7 +175,7 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
         assert state_of(store, first) == "PENDING"
         slurm.start_now(job)
     until(lambda: "Caught signal SIGUSR2" in slurm.printed(tmp_path / "shared folder" / "jobs", limited))
-    thaw_training(second)
+    thaw_training(store, second)
     until(lambda: slurm.state(limited) == "PENDING")
     slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=20")
     slurm.start_now(limited)
@@ -311,7 +313,7 @@ def test_a_running_job_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_re
     (run,) = submit(tiny_model, LONG, store.url, "B1")
     freeze_training(store, run)
     cefr_batch("cancel", run, store=store.url)
-    thaw_training(run)
+    thaw_training(store, run)
     job = job_of(store, run)
     until(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING", "SIGNALING"))
     assert state_of(store, run) == "CANCELLED"
@@ -352,7 +354,7 @@ def test_runs_in_a_container_one_of_them_preempted(
     disturbed, alone = (submit(tiny_model, LONG, store.url, "B1")[0] for _ in range(2))
     job = job_of(store, disturbed)
     freeze_training(store, disturbed)
-    python = training(disturbed)[0].cmdline()[0]
+    python = training(store, disturbed)[0].cmdline()[0]
     assert (unpacked / python.lstrip("/")).is_symlink()
     assert not Path(python).exists()  # it is the image's, not this machine's
     slurm.preempt(job)
