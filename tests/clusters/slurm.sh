@@ -176,11 +176,13 @@ up() {
 }
 
 down() {
-    local name
+    local name process
     for name in slurmd.n1.pid slurmd.n2.pid slurmctld.pid slurmdbd.pid mysql/pid; do
         ! alive "$state/$name" || kill "$(cat "$state/$name")"
         wait_for 30 "the end of $name" sh -c "! { [ -f '$state/$name' ] && kill -0 \$(cat '$state/$name'); }"
     done
+    # what still runs would report to the next Slurm, whose jobs have the same numbers
+    for process in $(pgrep -x slurmstepd); do kill_tree "$process"; done
     rm -rf "$state" /etc/slurm/{slurm,slurmdbd,gres}.conf
 }
 
