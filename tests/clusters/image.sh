@@ -50,8 +50,8 @@ machine_mounts() {
     {
         echo "[global]"
         { python3 -m pip config list 2>/dev/null || true; } |
-            sed -nE "s/^(global|:env:)\.(extra-index-url|index-url|find-links|constraint)='(.*)'$/\2 = \3/p" |
-            sed 's/\\n/ /g' | sort -u -t= -k1,1
+            sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'$/\2 = \3/p" |
+            sed 's/\\n/ /g; /^cert /d' | sort -u -t= -k1,1
         ! cp /etc/ssl/certs/ca-certificates.crt "$conf/ca.crt" 2>/dev/null || echo "cert = /run/build/ca.crt"
     } >"$conf/pip.conf"
     echo "$conf:/run/build:ro"
@@ -68,7 +68,7 @@ build() {
     conf=$(mktemp -d)
     trap 'rm -rf "$conf"' EXIT
     while read -r mount; do options+=(-v "$mount"); done < <(machine_mounts "$conf")
-    if [[ -v TORCH_INDEX ]] || grep -qE '^(index-url|extra-index-url|find-links)' "$conf/pip.conf"; then
+    if [[ -v TORCH_INDEX ]] || grep -qE '^[a-z-]*(index|links)' "$conf/pip.conf"; then
         options+=(--build-arg "TORCH_INDEX=${TORCH_INDEX-}")
     fi
     buildah build --isolation chroot --layers --timestamp 0 --build-arg "BASE_IMAGE=$base" "${options[@]}" "$@"
