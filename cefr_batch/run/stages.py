@@ -97,10 +97,10 @@ class Context:
             on_batch=lambda done, total: self.progress(step=done, steps=total),
         )
 
-    def progress(self, **values: Any) -> None:
-        """Tell the job how far this stage is; at most twice a second."""
+    def progress(self, *, at_once: bool = False, **values: Any) -> None:
+        """Tell the job how far this stage is; at most twice a second, unless it has to know ``at_once``."""
         now = time.monotonic()
-        if now - self._reported > 0.5 or values.get("step") == values.get("steps"):
+        if at_once or now - self._reported > 0.5 or values.get("step") == values.get("steps"):
             self._reported = now
             write_json(self.work.progress, {"stage": self.stage, **values})
 

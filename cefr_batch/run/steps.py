@@ -102,6 +102,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         if state.is_world_process_zero:
             checkpoints.publish(self._work, state, self.elapsed(), self._too_large)
         _wait_for_all(args)
+        self._progress(state, at_once=True)  # a stopped run's status names the step of its checkpoint
         if self._stopping and state.global_step < state.max_steps:
             raise Interrupted(f"stopped on request after step {state.global_step}; its checkpoint is written")
 
@@ -109,7 +110,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def _progress(self, state: Any) -> None:
+    def _progress(self, state: Any, *, at_once: bool = False) -> None:
         if not state.is_world_process_zero:
             return
         done = state.global_step - self._first_step
@@ -117,6 +118,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
         rate = (time.monotonic() - self._started) / done if done else None
         history = state.log_history
         self._report(
+            at_once=at_once,
             step=state.global_step,
             steps=state.max_steps,
             epoch=state.epoch,

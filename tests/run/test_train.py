@@ -101,6 +101,7 @@ def test_sigterm_stops_at_a_step_and_what_follows_is_exactly_the_same(tiny_model
     assert read_json(work.error)["kind"] == "Interrupted"
     stopped_at = work.checkpoints()[-1]
     assert 13 <= stopped_at < 36
+    assert read_json(work.progress)["step"] == stopped_at  # however soon after the last report
 
     moved = WorkDir(tmp_path / "elsewhere")
     work.root.rename(moved.root)
