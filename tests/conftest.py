@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["image_fixtures", "stand_in_fixtures", "store_fixtures"]
+pytest_plugins = ["chromium_fixtures", "image_fixtures", "stand_in_fixtures", "store_fixtures"]
 
 
 @pytest.fixture(autouse=True)
