@@ -189,9 +189,10 @@ def merge(job: Context) -> dict[str, Any]:
     from cefr_batch.run.model import device, stored_dtype
 
     before = job.evaluate(job.adapted, MERGE_CHECK_EXAMPLES).full.loss
+    del job.__dict__["adapted"]  # the merge needs none of it in memory
     target = job.work.path(layout.MERGED)
-    merge(job.adapted, job.tokenizer, stored_dtype(job.model_path), target, job.work.tmp / "merged")
-    del job.__dict__["adapted"]
+    adapter, dtype = job.work.path(layout.ADAPTER), stored_dtype(job.model_path)
+    merge(job.model_path, adapter, job.tokenizer, dtype, target, job.work.tmp / "merged")
     reloaded = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).to(device()).eval()
     after = job.evaluate(reloaded, MERGE_CHECK_EXAMPLES).full.loss
     check_same_loss(before, after)
