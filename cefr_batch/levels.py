@@ -32,9 +32,11 @@ STARTER = "starter"  # data.source: the corpus that ships in the package
 # What values must look like, and that in words.
 _ALIAS = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 _MODULE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_PUBLISHED = r"^~?[0-9]+(\.[0-9]+)?$"
 PATTERNS = {
     _ALIAS: "lower-case letters, digits and dashes, at most 40",
     _MODULE: "the name of a module, as in q_proj",
+    _PUBLISHED: "a number, or ~ and a number where it is approximate",
 }
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -127,6 +129,48 @@ class EvaluationSpec(Part):
     max_examples: PositiveInt | None
 
 
+class GenerationSpec(Part):
+    """Sentences that the untrained and the tuned model write for the words of evaluation examples."""
+
+    examples: Annotated[int, Field(ge=0)]  # 0: none
+    batch_size: PositiveInt
+    max_new_tokens: Annotated[int, Field(ge=1, le=131072)]
+    temperature: Annotated[float, Field(gt=0, le=10)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
+
+
+# Of runs that were recorded before there was this part.
+_NO_GENERATION = GenerationSpec(examples=0, batch_size=1, max_new_tokens=1, temperature=1.0, top_p=1.0, seed=0)
+
+
+def _digits(value: Any) -> Any:
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+class ReferenceSpec(Part):
+    """Figures that somebody published for the level, which the report shows beside a run's own: as text, with the digits
+    that were published. The keys are those of the report's comparison."""
+
+    source: Annotated[str, Field(min_length=1)]
+    figures: dict[
+        Literal[
+            "train_examples",
+            "unique_words",
+            "longest_example_tokens",
+            "loss_reduction_percent",
+            "perplexity_reduction_percent",
+            "response_loss_reduction_percent",
+            "seed_protocol_loss_reduction_percent",
+            "seed_protocol_perplexity_reduction_percent",
+            "training_seconds",
+            "final_train_loss",
+            "best_eval_loss",
+        ],
+        Annotated[str, Field(pattern=_PUBLISHED), BeforeValidator(_digits)],
+    ]
+
+
 class ResourcesSpec(Part):
     gpus: PositiveInt  # processes of one job, on one machine
 
@@ -141,7 +185,9 @@ class RunSpec(Part):
     lora: LoraSpec
     training: TrainingSpec
     evaluation: EvaluationSpec
+    generation: GenerationSpec = _NO_GENERATION
     resources: ResourcesSpec
+    reference: ReferenceSpec | None = None  # not in runs of earlier versions
 
     @model_validator(mode="after")
     def _whole_shares(self) -> RunSpec:
