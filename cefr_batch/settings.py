@@ -209,7 +209,7 @@ def _keys_at(model: type[BaseModel], loc: tuple[str, ...]) -> list[str]:
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if get_origin(annotation) in (Annotated, Union, UnionType):
+    if get_origin(annotation) in (Annotated, Union, UnionType, list):
         return next((m for a in get_args(annotation) if (m := _model_of(a))), None)
     return None
 

@@ -41,7 +41,7 @@ def cluster_option(function: F) -> F:
         default="local",
         show_default=True,
         callback=lambda _ctx, _param, value: get_launcher(value),
-        help=f"Where: {launcher_names()} (NAME: a site file in slurm/).",
+        help=f"Where: {launcher_names()} (NAME: a site file in slurm/ or k8s/).",
     )(function)
 
 

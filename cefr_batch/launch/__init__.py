@@ -11,8 +11,9 @@ from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Launcher, Observ
 LAUNCHERS = {
     "local": "cefr_batch.launch.local:LocalLauncher",
     "slurm": "cefr_batch.launch.slurm.launcher:SlurmLauncher",
+    "k8s": "cefr_batch.launch.k8s.launcher:KubernetesLauncher",
 }
-SITES = ("slurm",)  # launchers with site files: `slurm/NAME` is the launcher with that site
+SITES = ("slurm", "k8s")  # launchers with site files: `slurm/NAME` is the launcher with that site
 
 __all__ = [
     "LAUNCHERS",
@@ -29,7 +30,7 @@ __all__ = [
 
 
 def get_launcher(name: str) -> Launcher[Any]:
-    """The launcher of this name, ``local`` or ``slurm``; ``slurm/NAME`` with that site. Raises ``UsageError``."""
+    """The launcher of this name, such as ``local``; ``slurm/NAME`` or ``k8s/NAME`` with that site. Raises ``UsageError``."""
     kind, slash, site = name.partition("/")
     target = LAUNCHERS.get(kind)
     if target is None or (slash and kind not in SITES):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Generic, TypeVar
 
+from cefr_batch.errors import LaunchError
+
 
 class State(str, Enum):
     """The one state vocabulary. Something that no table lists is UNKNOWN: not finished, not a crash."""
@@ -59,6 +61,20 @@ class JobOrder:
     store_url: str
     gpus: int = 1
 
+    def command(self, work: str, *, promised_gpus: int = 0) -> tuple[str, ...]:
+        """What its job runs, after the program's name. ``promised_gpus``: how many it must find."""
+        promise = ("--gpus", str(promised_gpus)) if promised_gpus else ()
+        return ("run-job", self.run, "--store", self.store_url, "--work", work, *promise)
+
+    def gpus_at(self, site_gpus: int, setting: str) -> int:
+        """How many it gets at a site whose jobs have so many. ``LaunchError``, naming the site's setting, if it wants
+        several and the site gives none."""
+        if self.gpus > 1 and not site_gpus:
+            raise LaunchError(
+                f"{self.run} wants {self.gpus} GPUs, but the site asks for none; set {setting} in its file"
+            )
+        return max(self.gpus, site_gpus) if site_gpus else 0
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -66,6 +82,11 @@ class Batch:
 
     orders: tuple[JobOrder, ...]
     report_url: str | None = None
+
+    def report_command(self) -> tuple[str, ...]:
+        """What the report's job runs, after the program's name."""
+        runs = (order.run for order in self.orders)
+        return ("report", *runs, "--store", self.orders[0].store_url, "--out", str(self.report_url))
 
 
 @dataclass(frozen=True)

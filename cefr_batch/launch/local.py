@@ -47,9 +47,8 @@ class LocalLauncher(Launcher[tuple[LocalRequest, ...]]):
         """What is started for one run."""
         work_root = Path(os.path.abspath(layout.default_work_root()))  # noqa: PTH100 (keeps symlinks)
         work = layout.WorkDir.of(work_root, order.store_url, order.run)
-        program = (sys.executable, "-m", "cefr_batch", "run-job", order.run)
-        options = ("--store", order.store_url, "--work", str(work_root), "--wait-turn")
-        return LocalRequest((*program, *options), work.root, work.launch_log)
+        command = (sys.executable, "-m", "cefr_batch", *order.command(str(work_root)), "--wait-turn")
+        return LocalRequest(command, work.root, work.launch_log)
 
     def describe(self, request: tuple[LocalRequest, ...]) -> str:
         lines = []

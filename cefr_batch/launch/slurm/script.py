@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from cefr_batch.errors import LaunchError
 from cefr_batch.launch.base import Batch, JobOrder
 from cefr_batch.launch.slurm.site import SlurmSite
 from cefr_batch.store import store_folder
@@ -70,8 +69,7 @@ def _report(site: SlurmSite, batch: Batch) -> Script:
     directives |= {"cpus-per-task": _REPORT["cpus"], "mem": _REPORT["memory"], "time": _REPORT["time"]}
     directives["output"] = str(site.jobs / "%j_0_log.out")
     store = batch.orders[0].store_url
-    words = ("report", *(order.run for order in batch.orders), "--store", store, "--out", str(batch.report_url))
-    command = _in_container(site, words, store, gpus=False, cpus=_REPORT["cpus"])
+    command = _in_container(site, batch.report_command(), store, gpus=False, cpus=_REPORT["cpus"])
     return Script(_text(site, directives, _REPORT["cpus"]), (command,), store, after_all=True)
 
 
@@ -129,12 +127,9 @@ def _quoted(option: str) -> str:
 
 def _run_job(site: SlurmSite, order: JobOrder) -> tuple[str, ...]:
     request = site.gpu_request
-    if order.gpus > 1 and not request:
-        raise LaunchError(f"{order.run} wants {order.gpus} GPUs, but the site asks for none; set gres in its file")
-    gpus = max(order.gpus, request[1]) if request else 0
-    promise = ("--gpus", str(gpus)) if gpus and site.check_gpu else ()
+    gpus = order.gpus_at(request[1] if request else 0, "gres")
     work = str(site.work_root) if site.container.runtime == "none" else _WORK
-    words = ("run-job", order.run, "--store", order.store_url, "--work", work, *promise)
+    words = order.command(work, promised_gpus=gpus if site.check_gpu else 0)
     return _in_container(site, words, order.store_url, gpus=gpus > 0, cpus=str(site.cpus))
 
 

@@ -9,29 +9,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cefr_batch.errors import Problem, SpecError
-from cefr_batch.launch.secrets import SECRETS
+from cefr_batch.launch.sites import PATTERNS as SHARED_PATTERNS
+from cefr_batch.launch.sites import Line, Time, Variable, load, refuse_secrets, seconds_of
 from cefr_batch.levels import Part, PositiveInt
-from cefr_batch.settings import Layers, settings_folders
+from cefr_batch.settings import Layers
 
 SIGNAL_SLACK_SECONDS = 60  # Slurm may send --signal up to a minute early (sbatch(1))
 
-_LINE = r"^[^\x00-\x1f\x7f]+$"
 _WORD = r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|()*\[\]@-]*$"
 _FOLDER = r"^/[^\x00-\x1f\x7f%]*$"
 _MOUNT = r"^/[^\x00-\x1f\x7f:,]*:/[^\x00-\x1f\x7f:,]*(:ro)?$"
 _MEMORY = r"^[1-9][0-9]*[MGT]$"
-_TIME = r"^([0-9]+-)?[0-9]{1,3}:[0-9]{2}:[0-9]{2}$"
-_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _OPTION = r"^--[a-z][a-z-]*(=[^\x00-\x1f\x7f]+)?$"
 PATTERNS = {
-    _LINE: "one line of text",
+    **SHARED_PATTERNS,
     _WORD: "a name without spaces or quotes",
     _FOLDER: "an absolute path (or one in ~, a home folder) without % and line breaks",
     _MOUNT: "HOST:INSIDE or HOST:INSIDE:ro, absolute paths without commas",
     _MEMORY: "a number and M, G or T, as in 32G",
-    _TIME: "HH:MM:SS or D-HH:MM:SS",
-    _VARIABLE: "the name of an environment variable",
     _OPTION: "a long option of sbatch, as in --exclude=node7",
 }
 
@@ -45,7 +40,6 @@ _TAKEN = {
     "--signal", "--time", "--wait", "--wrap",
 }  # fmt: skip
 
-Line = Annotated[str, Field(pattern=_LINE)]
 Word = Annotated[str, Field(pattern=_WORD)]
 Folder = Annotated[str, Field(pattern=_FOLDER)]
 
@@ -74,7 +68,7 @@ class SlurmSite(Part):
     gres: Word | None
     cpus: PositiveInt
     memory: Annotated[str, Field(pattern=_MEMORY)]
-    time: Annotated[str, Field(pattern=_TIME)]
+    time: Time
     options: list[Annotated[str, Field(pattern=_OPTION)]]
     array_limit: PositiveInt | None
     signal_seconds: Annotated[int, Field(ge=10, le=3600)]
@@ -84,7 +78,7 @@ class SlurmSite(Part):
     python: Line | None
     backend: Literal["unsloth", "peft"]
     container: Container
-    environment: dict[Annotated[str, Field(pattern=_VARIABLE)], Line]
+    environment: dict[Variable, Line]
     setup: list[Line]
     credentials: Literal["file", "environment"]
     gpu: Word | None
@@ -100,12 +94,7 @@ class SlurmSite(Part):
 
     @model_validator(mode="after")
     def _no_secrets(self) -> SlurmSite:
-        found = sorted(set(SECRETS) & set(self.environment))
-        if found:
-            raise ValueError(
-                f"environment: {', '.join(found)}: no secrets in a site file; set them in the shell that submits, see "
-                "credentials"
-            )
+        refuse_secrets(self.environment, "set them in the shell that submits, see credentials")
         return self
 
     @model_validator(mode="after")
@@ -128,9 +117,7 @@ class SlurmSite(Part):
     @property
     def seconds(self) -> int:
         """The time limit."""
-        days, _, clock = self.time.rpartition("-")
-        hours, minutes, seconds = (int(part) for part in clock.split(":"))
-        return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+        return seconds_of(self.time)
 
     @property
     def memory_mb(self) -> int:
@@ -169,13 +156,4 @@ class _SiteLayers(Layers[SlurmSite]):
 
 def load_site(name: str) -> SlurmSite:
     """The site of this name. Raises ``SpecError`` with every problem of its file."""
-    folders = settings_folders("slurm")
-    files = {
-        path.stem: path for folder in reversed(folders) for path in folder.glob("*.yaml")
-    }  # the first folder's count
-    if name not in files:
-        where = " or ".join(str(folder / f"{name}.yaml") for folder in folders)
-        raise SpecError([Problem("--cluster", f"there is no {where}; sites known: {', '.join(sorted(files))}")])
-    layers = _SiteLayers(SlurmSite, patterns=PATTERNS, parents=files)
-    layers.add_file(files[name])
-    return layers.resolve()
+    return load(_SiteLayers(SlurmSite, patterns=PATTERNS), "slurm", name)
