@@ -104,7 +104,7 @@ make_keys() {
     cat >"$state/admin.conf" <<END
 apiVersion: v1
 kind: Config
-clusters: [{name: e2e, cluster: {server: "https://127.0.0.1:$port", insecure-skip-tls-verify: true}}]
+clusters: [{name: e2e, cluster: {server: "https://127.0.0.1:$port", certificate-authority: $state/certs/apiserver.crt}}]
 users:
 - {name: admin, user: {token: e2e-admin-token}}
 - {name: user, user: {token: e2e-user-token}}
