@@ -6,6 +6,7 @@
     ├── UsageError            exit 2   a command that cannot be carried out as typed
     │   └── SpecError         exit 2   a job, site or profile file, or a --set, that cannot run
     ├── DataError             exit 1   training data that cannot be used
+    ├── RatingError           exit 1   ratings, or runs to be rated, that cannot be used
     ├── ModelError            exit 1   a pretrained model that cannot be had
     ├── StoreError            exit 1   the store failed
     │   ├── NotFound                   no such object or run
@@ -80,6 +81,10 @@ class SpecError(_WithProblems, UsageError):
 
 class DataError(_WithProblems):
     heading = "{n} problems in the training data"
+
+
+class RatingError(_WithProblems):
+    heading = "{n} problems, nothing was stored"
 
 
 class NotReady(_WithProblems):

@@ -15,12 +15,15 @@ from pathlib import Path
 RUNS = "runs"
 DATASETS = "datasets"
 REPORTS = "reports"
+RATINGS = "ratings"
 
 # Objects of a run, relative to runs/<run>/.
 SPEC = "spec.json"
 SUBMISSION = "submission.json"
 STATUS = "status.json"
 METRICS = "metrics.json"
+EVALUATION = "evaluation.json"  # what the losses in metrics.json are made of, by example
+GENERATION = "generation.json"  # the sentences that the models wrote
 MANIFEST = "manifest.json"
 ATTEMPTS = "attempts"
 LOGS = "logs"
@@ -69,6 +72,26 @@ def run_key(run: str, *parts: str) -> str:
 def report_folder(first_run: str) -> str:
     """``reports/<run>``: the report of the runs that were submitted together, by the name of the first."""
     return f"{REPORTS}/{first_run}"
+
+
+def is_form_id(text: str) -> bool:
+    """The id of a rating form: 12 hexadecimal digits."""
+    return bool(re.fullmatch(r"[0-9a-f]{12}", text))
+
+
+def rating_key(form: str) -> str:
+    """``ratings/<form>/key.json``: whose sentences a rating form shows."""
+    return f"{RATINGS}/{form}/key.json"
+
+
+def raters_folder(form: str) -> str:
+    """``ratings/<form>/raters/``, with the slash."""
+    return f"{RATINGS}/{form}/raters/"
+
+
+def rater_key(form: str, rater: str) -> str:
+    """``ratings/<form>/raters/<hash>.json``: a rater's name comes from outside, so it is no part of a path."""
+    return f"{raters_folder(form)}{hashlib.sha256(rater.encode()).hexdigest()[:16]}.json"
 
 
 def dataset_key(sha256: str, name: str) -> str:

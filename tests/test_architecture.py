@@ -33,9 +33,11 @@ LINES = [
     "fit",
     "plots",
     "data",
+    "quality",
     "store",
     "launch",
     "run",
+    "rating",
     "report",
     "cli",
 ]
