@@ -30,9 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv(stand_in.FOLDER, str(folder))
     yield folder
     for process in psutil.process_iter(["cmdline", "environ"]):
-        if stand_in.__file__ in (process.info["cmdline"] or []) and process.info["environ"][stand_in.FOLDER] == str(
-            folder
-        ):
+        theirs = (process.info["environ"] or {}).get(stand_in.FOLDER)  # gone, of one that ends just now
+        if stand_in.__file__ in (process.info["cmdline"] or []) and theirs == str(folder):
             process.kill()
 
 

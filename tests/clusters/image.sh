@@ -13,15 +13,10 @@
 # has package sources of its own, they are asked for torch's CPU build too, instead of download.pytorch.org; TORCH_INDEX=URL
 # in the environment names another. The base has Debian's release alone, without its updates.
 set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 base=localhost/debian:bookworm
 
-need() {
-    command -v "$1" >/dev/null && return
-    { apt-get update -q && apt-get install -y -q --no-install-recommends "${@:2}"; } >/dev/null 2>&1 || {
-        echo "error: $1 is missing and cannot be installed: apt-get install ${*:2}" >&2
-        exit 1
-    }
-}
+need() { command -v "$1" >/dev/null || "$here/packages.sh" "${@:2}"; }
 
 have() { buildah inspect --type image "$1" >/dev/null 2>&1; }
 

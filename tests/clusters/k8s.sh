@@ -13,6 +13,7 @@
 # The node has two nvidia.com/gpu (a count: there is no device behind it). Pods reach this machine at 10.124.0.1. There is no
 # cluster DNS. This Kubernetes is v1.20: the server drops fields that are newer.
 set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 home=${K8S_HOME:-/opt/k8s-e2e}
 state=${K8S_STATE:-/run/k8s-e2e}
 data=/var/lib/k8s-e2e
@@ -48,14 +49,6 @@ daemon() { # NAME COMMAND...
     echo $! >"$state/$name.pid"
 }
 
-packages() {
-    { apt-get update -q || true
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; } >/dev/null 2>&1 || {
-        say "cannot be installed: apt-get install $*"
-        exit 1
-    }
-}
-
 build() { # one at a time: whoever comes second waits, and finds it done
     mkdir -p "$home"
     exec 9>"$home/lock"
@@ -68,7 +61,8 @@ compile() {
     local source=$home/source gopath=$home/gopath version=k8s.io/kubernetes/vendor/k8s.io/component-base/version
     say "building Kubernetes in $home (about 10 minutes)"
     sed 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >/etc/apt/sources.list.d/debian-source.sources
-    packages golang-1.19-go dpkg-dev rsync make gcc libc6-dev
+    flock /run/lock/cefr-batch-packages apt-get update -q >/dev/null 2>&1 || true # packages.sh may find all installed
+    "$here/packages.sh" golang-1.19-go dpkg-dev rsync make gcc libc6-dev
     rm -rf "$source" "$gopath"
     mkdir -p "$source" "$gopath/src/k8s.io" "$bin"
     (cd "$source" && apt-get source -q --download-only kubernetes && dpkg-source -x ./*.dsc tree) >"$home/build.log" 2>&1
@@ -91,7 +85,7 @@ install_packages() {
         iptables:iptables openssl:openssl ip:iproute2 conntrack:conntrack kubectl:kubernetes-client gcc:gcc; do
         command -v "${item%%:*}" >/dev/null || missing+=("${item##*:}")
     done
-    [[ ${#missing[@]} = 0 ]] || packages "${missing[@]}" libc6-dev
+    [[ ${#missing[@]} = 0 ]] || "$here/packages.sh" "${missing[@]}" libc6-dev
 }
 
 make_keys() {

@@ -35,12 +35,7 @@ alive() { [[ -f $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
 install_packages() {
     local program missing=
     for program in slurmctld slurmdbd munged mariadbd; do command -v "$program" >/dev/null || missing=1; done
-    [[ -n $missing ]] || return 0
-    { apt-get update -q &&
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -q slurm-wlm slurmdbd munge mariadb-server; } >/dev/null 2>&1 || {
-        say "Slurm cannot be installed: apt-get install slurm-wlm slurmdbd munge mariadb-server"
-        exit 1
-    }
+    [[ -z $missing ]] || "$(dirname "${BASH_SOURCE[0]}")/packages.sh" slurm-wlm slurmdbd munge mariadb-server
 }
 
 start_munge() {
