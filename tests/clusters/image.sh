@@ -57,7 +57,9 @@ machine_mounts() {
         done
 }
 
-build() {
+build() { # one at a time: whoever comes second finds the layers of the first
+    exec 9>/run/lock/cefr-batch-image
+    flock 9
     make_base
     local options=() mount
     conf=$(mktemp -d)
