@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
@@ -27,7 +28,17 @@ NAME = "report"  # of the files in --out's folder
     help="Write report.md and report.json to this folder or s3:// address (or, with a file's name, under that) instead "
     "of printing.",
 )
-def command(runs: tuple[str, ...], levels: tuple[str, ...], store: Store, as_json: bool, out: str | None) -> None:
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="SECONDS",
+    help="Wait until the runs named have ended, so long at most, as the store tells it.",
+)
+def command(
+    runs: tuple[str, ...], levels: tuple[str, ...], store: Store, as_json: bool, out: str | None, wait_seconds: int
+) -> None:
     """What the runs brought, and the levels side by side, as Markdown.
 
     Each level is shown by its newest complete run, or by its state if none is complete. Without RUN and --level: every
@@ -37,6 +48,8 @@ def command(runs: tuple[str, ...], levels: tuple[str, ...], store: Store, as_jso
     from cefr_batch.report.collect import collect
     from cefr_batch.report.markdown import report_markdown
 
+    if wait_seconds:
+        _wait(store, runs, wait_seconds)
     report = collect(store, runs=chosen_runs(store, runs, ()) if runs else (), levels=levels)
     if not any(entry.result for entry in report.entries):
         raise NotFound(_nothing(report))
@@ -46,6 +59,13 @@ def command(runs: tuple[str, ...], levels: tuple[str, ...], store: Store, as_jso
         echo_json(report_json(report))
     elif out is None:
         click.echo(report_markdown(report), nl=False)
+
+
+def _wait(store: Store, runs: Sequence[str], seconds: int) -> None:
+    from cefr_batch.launch.ended import wait_until_ended
+
+    for run in wait_until_ended(store, chosen_runs(store, runs, ()), seconds):
+        click.echo(f"warning: after {seconds} s {run} has not ended; the report is without its result", err=True)
 
 
 def _nothing(report: Report) -> str:

@@ -63,7 +63,7 @@ def command(
 def _show(store: Store, launcher: Launcher[Any], prepared: Sequence[Prepared], as_json: bool) -> None:
     """What would be submitted, under the names that the runs would get now."""
     runs = next_runs(store, [item.spec for item in prepared])
-    request = launcher.describe(launcher.render(_batch(store, launcher, runs, prepared)))
+    request = launcher.describe(launcher.render(batch_of(store, launcher, runs, prepared)))
     if as_json:
         return echo_json({"store": store.url, "dry_run": True, "runs": runs, "request": request})
     click.echo("\n".join(runs))
@@ -71,21 +71,26 @@ def _show(store: Store, launcher: Launcher[Any], prepared: Sequence[Prepared], a
     return click.echo("Nothing was started (--dry-run).")
 
 
-def _batch(store: Store, launcher: Launcher[Any], runs: Sequence[str], prepared: Sequence[Prepared]) -> Batch:
+def batch_of(store: Store, launcher: Launcher[Any], runs: Sequence[str], prepared: Sequence[Prepared]) -> Batch:
     """Jobs for these runs and, where the launcher can, a report after several."""
     report = below(store.url, layout.report_folder(runs[0])) if launcher.reports and len(runs) > 1 else None
     orders = (JobOrder(run, store.url, item.spec.resources.gpus) for run, item in zip(runs, prepared, strict=True))
     return Batch(tuple(orders), report)
 
 
-def _start(store: Store, launcher: Launcher[Any], prepared: Sequence[Prepared], *, quiet: bool) -> list[str]:
-    """Claim names and start their jobs; names whose jobs do not start are given back."""
+def claim_prepared(store: Store, prepared: Sequence[Prepared]) -> list[str]:
+    """Put the runs' data and settings into the store, under the names that are returned."""
     from cefr_batch.data import store_dataset
 
     for dataset in {item.dataset.sha256: item.dataset for item in prepared}.values():
         store_dataset(store, dataset)
-    runs = claim(store, [(item.spec, item.dataset.sha256) for item in prepared])
-    batch = _batch(store, launcher, runs, prepared)
+    return claim(store, [(item.spec, item.dataset.sha256) for item in prepared])
+
+
+def _start(store: Store, launcher: Launcher[Any], prepared: Sequence[Prepared], *, quiet: bool) -> list[str]:
+    """Claim names and start their jobs; names whose jobs do not start are given back."""
+    runs = claim_prepared(store, prepared)
+    batch = batch_of(store, launcher, runs, prepared)
     try:
         submissions = start(store, launcher, batch)
     except CefrBatchError as exc:

@@ -16,6 +16,7 @@ from cefr_batch.errors import CefrBatchError
 # Name -> (module whose `command` it is, help in one line). In the order of --help, which imports none of them.
 COMMANDS = {
     "submit": ("cefr_batch.cli.cmd_submit", "Start a run for each level."),
+    "render": ("cefr_batch.cli.cmd_render", "Print what would start a run, for kubectl apply or GitOps."),
     "plan": ("cefr_batch.cli.cmd_plan", "Show what a run would do."),
     "doctor": ("cefr_batch.cli.cmd_doctor", "Check whether jobs can run at a place."),
     "list": ("cefr_batch.cli.cmd_list", "List all runs of the store."),

@@ -47,12 +47,13 @@ def prepare(
     store: Store,
     dry_run: bool,
     force: bool = False,
+    ask_launcher: bool = True,
 ) -> Preparation:
     """Read and check what runs of these levels need. Leaves nothing in the store; on this machine its cache of models.
 
     May take minutes where a model must be converted first. Raises one error with every problem of every level. For a
     dry run the place and the store need not be within reach: what is wrong with them is a warning. So is, with ``force``,
-    what does not fit on the place's GPU.
+    what does not fit on the place's GPU. Without ``ask_launcher`` the place is not looked at.
     """
     findings = _Findings()
     combinations = findings.get(sweep, overrides) or []
@@ -61,7 +62,8 @@ def prepare(
     found = [spec for specs in read_specs for spec in specs or []]
     ready = [spec.with_backend(default()) if spec.backend == "auto" else spec for spec in found]
     backends = dict.fromkeys(spec.backend for spec in ready)
-    checks = [*(findings.get(launcher.check, backends, store.url) or []), check_store(store)]
+    place = findings.get(launcher.check, backends, store.url) if ask_launcher else None
+    checks = [*(place or []), check_store(store)]
     wrong = [check for check in checks if check.problem]
     findings.problems += [Problem("", one.problem) for one in wrong if not (one.warning or dry_run)]
     counters = {model: findings.get(_counter, model) for model in dict.fromkeys(spec.model for spec in ready)}

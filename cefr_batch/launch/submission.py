@@ -77,7 +77,7 @@ def claim(store: Store, wanted: Sequence[tuple[RunSpec, str]]) -> list[str]:
     with ThreadPoolExecutor(_WRITERS) as pool:
         while left := [number for number in range(len(wanted)) if number not in names]:
             free = next_runs(store, [wanted[number][0] for number in left])
-            tries = [pool.submit(_claim, store, run, *wanted[n]) for n, run in zip(left, free, strict=True)]
+            tries = [pool.submit(claim_as, store, run, *wanted[n]) for n, run in zip(left, free, strict=True)]
             wait(tries)
             ours = [
                 (n, run) for n, run, one in zip(left, free, tries, strict=True) if not one.exception() and one.result()
@@ -89,8 +89,8 @@ def claim(store: Store, wanted: Sequence[tuple[RunSpec, str]]) -> list[str]:
     return [names[number] for number in range(len(wanted))]
 
 
-def _claim(store: Store, run: str, spec: RunSpec, dataset: str) -> bool:
-    """Whether the name was still free."""
+def claim_as(store: Store, run: str, spec: RunSpec, dataset: str) -> bool:
+    """Write ``spec.json`` under this name. False, and nothing is written, if the name is taken."""
     record = {
         "run": run,
         "dataset": dataset,

@@ -65,7 +65,7 @@ class KubernetesRequest:
     report: JobName | None = None
 
     def yaml(self) -> str:
-        """The objects as ``kubectl apply -f`` takes them."""
+        """The objects as ``kubectl apply -f`` takes them: what the launcher's ``describe`` says, and nothing else."""
         return to_yaml(self.objects)
 
 
