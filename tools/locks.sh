@@ -6,20 +6,20 @@ overrides=$(mktemp)
 trap 'rm -f "$overrides"' EXIT
 compile() { "$uv" pip compile --generate-hashes --quiet --no-header --python-version 3.11 "$@"; }
 
-for name in demo e2e; do
-    compile "containers/$name.in" --no-deps --universal --output-file "containers/requirements-$name.txt"
-done
+compile containers/demo.in --no-deps --universal --output-file containers/requirements-demo.txt
 
 # cpu: torch is left out, since its CPU build does not come from PyPI (see the Makefile), by a marker that holds nowhere.
 # What torch alone needs is locked all the same, without that marker.
 echo "torch ; sys_platform == 'never'" >"$overrides"
-compile setup.cfg --extra train --extra s3 --extra slurm --universal --overrides "$overrides" --no-emit-package torch \
+compile setup.cfg --extra train --extra s3 --extra slurm --extra k8s --universal --overrides "$overrides" --no-emit-package torch \
     --output-file containers/requirements-cpu.txt
 sed -i "s/ and sys_platform == 'never'//; s/ ; sys_platform == 'never'//" containers/requirements-cpu.txt
 compile setup.cfg --extra dev --universal --constraint containers/requirements-cpu.txt \
     --output-file containers/requirements-dev.txt
+compile containers/e2e.in --universal --constraint containers/requirements-cpu.txt \
+    --constraint containers/requirements-dev.txt --output-file containers/requirements-e2e.txt
 
 # cuda: everything, torch included. unsloth_zoo asks for a newer certifi than others allow.
 echo certifi >"$overrides"
-compile setup.cfg --extra train --extra s3 --extra slurm --extra unsloth --python-platform x86_64-manylinux_2_28 --overrides "$overrides" \
+compile setup.cfg --extra train --extra s3 --extra slurm --extra k8s --extra unsloth --python-platform x86_64-manylinux_2_28 --overrides "$overrides" \
     --output-file containers/requirements-cuda.txt
