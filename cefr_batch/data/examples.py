@@ -15,7 +15,7 @@ from cefr_batch.data.pairs import PAIRS_ONLY, is_pair
 from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.errors import DataError, Problem
 
-_NUMBERED = re.compile(r"(\d+)[.)](?:\s+(.*))?$")  # of a stripped line
+_NUMBERED = re.compile(r"(\d{1,9})[.)](?:\s+(.*))?$")  # of a stripped line
 _KEYS = ("instruction", "input", "output")
 
 
@@ -60,15 +60,28 @@ def sha256_of(data: bytes) -> str:
 
 def words_in(example: Example) -> list[str]:
     """The words that the instruction lists, as written; none in a free-form instruction."""
-    return [text for _, text in _numbered(example.instruction)]
+    return [text for _, text in numbered_lines(example.instruction)]
 
 
 def sentences_in(example: Example) -> list[str]:
     """The output's numbered lines without their numbers; an output without any counts as one sentence."""
-    return [text for _, text in _numbered(example.output)] or [example.output.strip()]
+    return [text for _, text in numbered_lines(example.output)] or [example.output.strip()]
 
 
-def _numbered(text: str) -> list[tuple[int, str]]:
+def sentence_spans(example: Example) -> list[tuple[int, int]]:
+    """Where each of ``sentences_in`` stands in the output: its first character, and the one after its last."""
+    spans = []
+    start = 0
+    for line in example.output.split("\n"):
+        if match := _NUMBERED.match(line.strip()):
+            end = start + len(line.rstrip())
+            spans.append((end - len(match[2] or ""), end))
+        start += len(line) + 1
+    return spans or [(len(example.output) - len(example.output.lstrip()), len(example.output.rstrip()))]
+
+
+def numbered_lines(text: str) -> list[tuple[int, str]]:
+    """The number and the text of each line such as ``3. A sentence.`` or ``3) A sentence.``, in their order."""
     return [(int(match[1]), match[2] or "") for line in text.split("\n") if (match := _NUMBERED.match(line.strip()))]
 
 
@@ -137,7 +150,7 @@ def _content_problems(example: Example) -> list[str]:
     character = unusable_character((example.instruction, example.input, example.output))
     if character:
         wrong.append(f"has the control or broken character {character}; remove it")
-    words = _numbered(example.instruction)
+    words = numbered_lines(example.instruction)
     return wrong + (_list_problems(words, example.output) if words else [])
 
 
@@ -147,7 +160,7 @@ def _list_problems(words: list[tuple[int, str]], output: str) -> list[str]:
     loose = [line for line in lines if line and not _NUMBERED.match(line)]
     if loose:
         return [f'line {_excerpt(loose[0])} of the output has no number; lines must look like "1. A sentence."']
-    sentences = _numbered(output)
+    sentences = numbered_lines(output)
     wrong = [f"word {position} is empty" for position, (_, word) in enumerate(words, 1) if not word]
     wrong += [f"sentence {position} is empty" for position, (_, text) in enumerate(sentences, 1) if not text]
     if len(words) != len(sentences):

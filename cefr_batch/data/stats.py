@@ -48,6 +48,11 @@ def words_of(examples: Iterable[Example]) -> set[str]:
     return {word.casefold() for example in examples for word in words_in(example)}
 
 
+def sentences_of(examples: Iterable[Example]) -> set[str]:
+    """The different sentences of the outputs, word for word: what ``leakage`` compares."""
+    return {sentence for example in examples for sentence in sentences_in(example)}
+
+
 def leakage(train: Iterable[Example], evaluation: Iterable[Example]) -> Leakage:
     seen_sentences: set[str] = set()
     seen_words: set[str] = set()

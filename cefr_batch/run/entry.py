@@ -43,7 +43,7 @@ from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.pretrained import architecture
 from cefr_batch.run.machine import PROMISED_GPUS, check_machine
-from cefr_batch.run.publish import manifest, metrics
+from cefr_batch.run.publish import manifest, results
 from cefr_batch.run.stages import CHILD_GROUPS, STAGES, Context, run_stage
 from cefr_batch.run.sync import Background, Mirror
 from cefr_batch.spec import recorded_spec
@@ -294,9 +294,8 @@ class _Job:
         self._check_stopping()
         self._check_attempt()
         self.mirror.push()
-        self.store.put_json(
-            self.mirror.key(layout.METRICS), metrics(self.work, self.run_name, self.spec, self.mirror.attempts())
-        )
+        for name, record in results(self.work, self.run_name, self.spec, self.mirror.attempts()).items():
+            self.store.put_json(self.mirror.key(name), record)
         self._write_status("RUNNING", "")
         self.mirror.push_growing()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,17 +11,36 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cefr_batch.data import Example, prompt_of, text_of
+from cefr_batch.data.examples import sentence_spans
 from cefr_batch.numbers import perplexity
 
 SEED_BATCH = 4  # the seed evaluated batches of 4 in file order
+LOGITS_BYTES = 32 << 20  # of the logits that exist at a time
+
+Forward = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An example's tokens; those from ``response_start`` on (end-of-text included) are the response."""
+    """An example's tokens; those from ``response_start`` on (end-of-text included) are the response.
+
+    ``trained`` says of each token whether the sentence that it belongs to is in the training data, word for word; None
+    for a token of no sentence: the prompt, the numbers, line ends, end-of-text.
+    """
 
     ids: list[int]
     response_start: int
+    trained: list[bool | None]
+
+    def parts(self) -> dict[str, list[int]]:
+        """The tokens of each part by their index, from 1 on: nothing predicts the first one."""
+        tokens = range(1, len(self.ids))
+        return {
+            "full": list(tokens),
+            "response": [t for t in tokens if t >= self.response_start],
+            "seen": [t for t in tokens if self.trained[t] is True],
+            "unseen": [t for t in tokens if self.trained[t] is False],
+        }
 
 
 @dataclass(frozen=True)
@@ -36,28 +55,66 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ExampleScore:
+    """An example's summed negative log-likelihood in nats and its number of tokens, by part."""
+
+    nll: dict[str, float]
+    tokens: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """``full``: over all tokens but the first; ``response``: over the response's; ``seed_protocol``: the seed's way."""
+    """``full``: over all tokens but the first; ``response``: over the response's; ``seen`` and ``unseen``: over those of
+    sentences that are, and are not, in the training data; ``seed_protocol``: the seed's way.
+
+    ``examples`` are in the order in which they were given.
+    """
 
     full: Score
     response: Score
+    seen: Score
+    unseen: Score
     seed_protocol: float
+    examples: list[ExampleScore]
 
     def as_json(self) -> dict[str, Any]:
+        """The scores; null for a part that has no tokens."""
         seed = {"loss": self.seed_protocol, "perplexity": perplexity(self.seed_protocol)}
-        return {"full": self.full.as_json(), "response": self.response.as_json(), "seed_protocol": seed}
+        scores = {"full": self.full, "response": self.response, "seen": self.seen, "unseen": self.unseen}
+        return {k: score.as_json() if score.tokens else None for k, score in scores.items()} | {"seed_protocol": seed}
 
 
-def encode(tokenizer: Any, examples: Sequence[Example], max_length: int) -> list[Encoded]:
-    """Tokenize ``prompt + output + end-of-text`` as one text, cut at ``max_length`` tokens."""
+def encode(
+    tokenizer: Any, examples: Sequence[Example], max_length: int, trained: Collection[str] = frozenset()
+) -> list[Encoded]:
+    """Tokenize ``prompt + output + end-of-text`` as one text, cut at ``max_length`` tokens.
+
+    ``trained``: the sentences of the training data.
+    """
     texts = [text_of(e, tokenizer.eos_token) for e in examples]
     batch = tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True)
     encoded = []
     for example, ids, offsets in zip(examples, batch["input_ids"], batch["offset_mapping"], strict=True):
         prompt_end = len(prompt_of(example))
         start = next((i for i, (_, end) in enumerate(offsets) if end > prompt_end), len(ids))
-        encoded.append(Encoded(list(ids), start))
+        encoded.append(Encoded(list(ids), start, _trained(example, offsets, prompt_end, trained)))
     return encoded
+
+
+def _trained(
+    example: Example, offsets: Sequence[tuple[int, int]], prompt_end: int, trained: Collection[str]
+) -> list[bool | None]:
+    """A token belongs to the sentence whose characters it has, be it together with the blank or line end beside it."""
+    of_token: list[bool | None] = [None] * len(offsets)
+    spans = iter(sentence_spans(example))
+    begin, end, known = 0, 0, False
+    for t, (first, last) in enumerate(offsets):
+        while first - prompt_end >= end and (span := next(spans, None)):
+            begin, end = span
+            known = example.output[begin:end] in trained
+        if max(first - prompt_end, begin) < min(last - prompt_end, end):
+            of_token[t] = known
+    return of_token
 
 
 def evaluate(
@@ -76,12 +133,15 @@ def evaluate(
     positions count for ``seed_protocol`` alone. ``on_batch(examples done, of)`` is called after each batch.
     """
     widths = _seed_widths(examples)
+    forward, head = _halves(model)
     nll: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     done = 0
     for chosen in _batches_by_width(widths, batch_size):
         rows = [_padded(examples[i].ids, widths[i], pad_id) for i in chosen]
-        for i, losses in zip(chosen, _row_losses(model, rows, examples, chosen, pad_id, padding_side), strict=True):
-            nll[i] = losses
+        inputs, spans = _laid_out(rows, [len(examples[i].ids) for i in chosen], pad_id, padding_side)
+        losses = _losses(forward, head, {name: value.to(model.device) for name, value in inputs.items()}, spans)
+        for i, of_row in zip(chosen, losses, strict=True):
+            nll[i] = of_row
         done += len(chosen)
         on_batch(done, len(examples))
     return _summarize(examples, nll)
@@ -106,50 +166,83 @@ def _padded(ids: list[int], width: int, pad_id: int) -> list[int]:
     return ids + [pad_id] * (width - len(ids))
 
 
-def _row_losses(
-    model: Any,
-    rows: list[list[int]],
-    examples: Sequence[Encoded],
-    chosen: Sequence[int],
-    pad_id: int,
-    padding_side: str,
-) -> list[torch.Tensor]:
-    """The negative log-likelihood of each row's tokens 1, 2, … (float64, on the CPU)."""
+def _laid_out(
+    rows: Sequence[Sequence[int]], lengths: Sequence[int], pad_id: int, padding_side: str
+) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
+    """The model's inputs for rows of which the first ``lengths`` tokens are to be attended to, and where each row is."""
     width = max(len(row) for row in rows)
     input_ids = torch.full((len(rows), width), pad_id)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     positions = torch.zeros((len(rows), width), dtype=torch.long)
-    starts = [width - len(row) if padding_side == "left" else 0 for row in rows]
-    for r, (row, start, i) in enumerate(zip(rows, starts, chosen, strict=True)):
+    spans = []
+    for r, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        start = width - len(row) if padding_side == "left" else 0
         input_ids[r, start : start + len(row)] = torch.tensor(row)
-        mask[r, start : start + len(examples[i].ids)] = 1
+        mask[r, start : start + length] = 1
         positions[r, start:] = torch.arange(width - start)
-    where = model.device
+        spans.append((start, start + len(row)))
+    return {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}, spans
+
+
+def _losses(
+    forward: Forward, head: Forward, inputs: dict[str, torch.Tensor], spans: Sequence[tuple[int, int]]
+) -> list[torch.Tensor]:
+    """The negative log-likelihood of each row's tokens 1, 2, … (float64, on the CPU).
+
+    The logits exist for some tokens at a time: those of 8 x 300 tokens over 128,256 words would be 1.2 GB.
+    """
     with torch.inference_mode():
-        logits = model(
-            input_ids=input_ids.to(where),
-            attention_mask=mask.to(where),
-            position_ids=positions.to(where),
-            use_cache=False,
-        ).logits
-        targets = input_ids.to(logits.device)
-        spans = [(r, start, start + len(row)) for r, (row, start) in enumerate(zip(rows, starts, strict=True))]
-        losses = [
-            cross_entropy(logits[r, begin : end - 1].float(), targets[r, begin + 1 : end], reduction="none")
-            for r, begin, end in spans
+        hidden = forward(**inputs, use_cache=False)
+        targets = inputs["input_ids"].to(hidden.device)
+        before = torch.cat([hidden[r, begin : end - 1] for r, (begin, end) in enumerate(spans)])
+        wanted = torch.cat([targets[r, begin + 1 : end] for r, (begin, end) in enumerate(spans)])
+        size = max(LOGITS_BYTES // (4 * head(before[:1]).shape[-1]), 1)
+        pieces = [
+            cross_entropy(head(before[at : at + size]).float(), wanted[at : at + size], reduction="none")
+            for at in range(0, len(wanted), size)
         ]
-        return [row.double().cpu() for row in losses]
+        return list(torch.cat(pieces).double().cpu().split([end - begin - 1 for begin, end in spans]))
+
+
+def _halves(model: Any) -> tuple[Forward, Forward]:
+    """A causal model as two functions: its last hidden states, and the logits of these.
+
+    A model that does more with its logits than its head (some scale or cap them) stays whole.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder, head = causal.base_model, causal.get_output_embeddings()
+
+    def hidden(**inputs: Any) -> torch.Tensor:
+        states: torch.Tensor = decoder(**inputs).last_hidden_state
+        return states
+
+    def whole(**inputs: Any) -> torch.Tensor:
+        logits: torch.Tensor = model(**inputs).logits
+        return logits
+
+    probe = torch.arange(2, device=model.device).unsqueeze(0)
+    with torch.inference_mode():
+        same = torch.allclose(head(hidden(input_ids=probe)), whole(input_ids=probe), rtol=1e-3, atol=1e-3)
+    return (hidden, head) if same else (whole, lambda logits: logits)
 
 
 def _summarize(examples: Sequence[Encoded], nll: Sequence[torch.Tensor]) -> Evaluation:
-    full = [losses[: len(e.ids) - 1] for e, losses in zip(examples, nll, strict=True)]
-    response = [losses[max(e.response_start - 1, 0) :] for e, losses in zip(examples, full, strict=True)]
-    return Evaluation(_score(full), _score(response), _seed_protocol(examples, nll))
+    scores = []
+    for example, losses in zip(examples, nll, strict=True):
+        parts = {name: [t - 1 for t in tokens] for name, tokens in example.parts().items()}
+        scores.append(
+            ExampleScore(
+                {name: float(losses[at].sum()) for name, at in parts.items()},
+                {name: len(at) for name, at in parts.items()},
+            )
+        )
+    of = {part: _score(scores, part) for part in ("full", "response", "seen", "unseen")}
+    return Evaluation(**of, seed_protocol=_seed_protocol(examples, nll), examples=scores)
 
 
-def _score(parts: Sequence[torch.Tensor]) -> Score:
-    tokens = sum(len(p) for p in parts)
-    return Score(math.fsum(float(p.sum()) for p in parts) / tokens if tokens else math.nan, tokens)
+def _score(scores: Sequence[ExampleScore], part: str) -> Score:
+    tokens = sum(score.tokens[part] for score in scores)
+    return Score(math.fsum(score.nll[part] for score in scores) / tokens if tokens else math.nan, tokens)
 
 
 def _seed_protocol(examples: Sequence[Encoded], nll: Sequence[torch.Tensor]) -> float:

@@ -1,4 +1,4 @@
-"""The last stage: ``metrics.json`` from the stages' records, ``manifest.json`` from what is stored."""
+"""The last stage: ``metrics.json`` and its company from the stages' records, ``manifest.json`` from what is stored."""
 
 from __future__ import annotations
 
@@ -19,8 +19,26 @@ from cefr_batch.store.transfer import Item, hashes
 _MUTABLE = (layout.MANIFEST, layout.STATUS, layout.SUBMISSION)
 
 
-def metrics(work: WorkDir, run: str, spec: RunSpec, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every number of the report, with units in the names. ``attempts``: their records."""
+# Results of a stage that are no numbers of the report: they are stored under these names.
+_OBJECTS = (layout.EVALUATION, layout.GENERATION)
+_PARTS = ("full", "response", "seen", "unseen", "seed_protocol")
+
+
+def results(work: WorkDir, run: str, spec: RunSpec, attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The objects that the stages' results make, by name. ``attempts``: their records."""
+    found = {stage: read_json(work.path(layout.stage_name(stage))) for stage in STAGES[:-1]}
+    generated = found["generate"]["result"].get(layout.GENERATION)
+    return {
+        layout.METRICS: metrics(found, run, spec, attempts),
+        layout.EVALUATION: _evaluation(found),
+        **({layout.GENERATION: generated} if generated else {}),
+    }
+
+
+def metrics(
+    records: Mapping[str, Any], run: str, spec: RunSpec, attempts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Every number of the report, with units in the names."""
     found: dict[str, Any] = {
         "run": run,
         "level": spec.level.value,
@@ -30,18 +48,29 @@ def metrics(work: WorkDir, run: str, spec: RunSpec, attempts: Sequence[Mapping[s
         "repeated_steps": sum(attempt.get("repeated_steps", 0) for attempt in attempts),
         "stage_seconds": {},
     }
-    for stage in STAGES[:-1]:
-        record = read_json(work.path(layout.stage_name(stage)))
+    for stage, record in records.items():
         found["stage_seconds"][stage] = record["seconds"]
-        found |= record["result"]
+        found |= {key: value for key, value in record["result"].items() if key not in _OBJECTS}
     found["reduction"] = {
         kind: {
             f"{what}_percent": reduction_percent(found["baseline"][kind][what], found["tuned"][kind][what])
             for what in ("loss", "perplexity")
         }
-        for kind in ("full", "response", "seed_protocol")
+        for kind in _PARTS
+        if found["baseline"].get(kind) and found["tuned"].get(kind)
     }
     return found
+
+
+def _evaluation(records: Mapping[str, Any]) -> dict[str, Any]:
+    """Each evaluation example's summed negative log-likelihoods (nats) and numbers of tokens, by part."""
+    sides = [records[stage]["result"].get(layout.EVALUATION, []) for stage in ("baseline", "tuned")]
+    return {
+        "examples": [
+            {"index": i, "tokens": tuned["tokens"], "baseline": baseline["nll"], "tuned": tuned["nll"]}
+            for i, (baseline, tuned) in enumerate(zip(*sides, strict=False))
+        ]
+    }
 
 
 def manifest(mirror: Mirror) -> dict[str, Any]:

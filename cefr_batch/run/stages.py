@@ -20,16 +20,26 @@ from pathlib import Path
 from typing import Any
 
 from cefr_batch import layout
-from cefr_batch.data import Dataset, Example, TokenCounter, leakage, read_dataset, unique_words
+from cefr_batch.data import (
+    Dataset,
+    Example,
+    TokenCounter,
+    leakage,
+    prompt_of,
+    read_dataset,
+    sentences_of,
+    unique_words,
+    words_in,
+)
 from cefr_batch.errors import CefrBatchError, DataError, JobFailed
 from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.spec import recorded_spec
 
-STAGES = ("data", "baseline", "train", "tuned", "merge", "plots", "publish")
+STAGES = ("data", "baseline", "train", "tuned", "generate", "merge", "plots", "publish")
 # Stages that share a process. Training is alone: Unsloth patches libraries that the evaluations use unpatched.
-CHILD_GROUPS = (("baseline",), ("train",), ("tuned", "merge", "plots"))
+CHILD_GROUPS = (("baseline",), ("train",), ("tuned", "generate", "merge", "plots"))
 
 MERGE_CHECK_EXAMPLES = 16
 
@@ -74,7 +84,12 @@ class Context:
         """The evaluation examples as tokens."""
         from cefr_batch.run.evaluate import encode
 
-        return encode(self.tokenizer, self.evaluated, self.spec.training.max_length)
+        return encode(self.tokenizer, self.evaluated, self.spec.training.max_length, self.trained)
+
+    @cached_property
+    def trained(self) -> set[str]:
+        """The sentences of the training data."""
+        return sentences_of(self.dataset.train)
 
     @cached_property
     def adapted(self) -> Any:
@@ -128,28 +143,40 @@ def data(job: Context) -> dict[str, Any]:
     }
 
 
-def _within_memory(stage: Callable[[Context], dict[str, Any]]) -> Callable[[Context], dict[str, Any]]:
-    """A stage that evaluates, and says in a sentence that the GPU's memory did not suffice."""
-
-    @wraps(stage)
-    def run(job: Context) -> dict[str, Any]:
-        import torch
-
-        try:
-            return stage(job)
-        except torch.OutOfMemoryError as exc:
-            size = job.spec.evaluation.batch_size
-            remedy = f"lower evaluation.batch_size, which is {size}, or take" if size > 1 else "take"
-            raise JobFailed(f"stage {job.stage} ran out of the GPU's memory; {remedy} a larger GPU") from exc
-
-    return run
+Stage = Callable[[Context], dict[str, Any]]
 
 
-@_within_memory
+def _within_memory(part: str) -> Callable[[Stage], Stage]:
+    """A stage that says in a sentence that the GPU's memory did not suffice for batches of the spec's part."""
+
+    def limited(stage: Stage) -> Stage:
+        @wraps(stage)
+        def run(job: Context) -> dict[str, Any]:
+            import torch
+
+            try:
+                return stage(job)
+            except torch.OutOfMemoryError as exc:
+                size = getattr(job.spec, part).batch_size
+                remedy = f"lower {part}.batch_size, which is {size}, or take" if size > 1 else "take"
+                raise JobFailed(f"stage {job.stage} ran out of the GPU's memory; {remedy} a larger GPU") from exc
+
+        return run
+
+    return limited
+
+
+def _evaluated(job: Context, model: Any) -> dict[str, Any]:
+    """The results of evaluating a model, under the name of the stage."""
+    result = job.evaluate(model)
+    return {job.stage: result.as_json(), layout.EVALUATION: [asdict(example) for example in result.examples]}
+
+
+@_within_memory("evaluation")
 def baseline(job: Context) -> dict[str, Any]:
     from cefr_batch.run.model import load_for_evaluation
 
-    return {"baseline": job.evaluate(load_for_evaluation(job.model_path)).as_json()}
+    return _evaluated(job, load_for_evaluation(job.model_path))
 
 
 def train(job: Context) -> dict[str, Any]:
@@ -174,12 +201,55 @@ def train_here(job: Context, resume: Path | None) -> dict[str, Any]:
     return train(job.spec, job.model_path, job.dataset.train, job.evaluated, job.work, resume, job.progress)
 
 
-@_within_memory
+@_within_memory("evaluation")
 def tuned(job: Context) -> dict[str, Any]:
-    return {"tuned": job.evaluate(job.adapted).as_json()}
+    return _evaluated(job, job.adapted)
 
 
-@_within_memory
+@_within_memory("generation")
+def generate(job: Context) -> dict[str, Any]:
+    """Both models answer the same evaluation examples: the tuned one, and the same without its adapter."""
+    examples = job.evaluated[: job.spec.generation.examples]
+    if not examples:
+        return {}
+    with job.adapted.disable_adapter():
+        texts = {"baseline": _answers(job, examples)}
+    texts["tuned"] = _answers(job, examples)
+    from cefr_batch.quality import Answer, quality
+
+    def figures(answers: Sequence[str]) -> dict[str, Any]:
+        asked = [Answer(tuple(words_in(e)), text) for e, text in zip(examples, answers, strict=True)]
+        return quality(asked, job.trained, job.spec.level).as_json()
+
+    written = [
+        {"index": i, "words": words_in(example)}
+        | {model: {mode: answers[i] for mode, answers in modes.items()} for model, modes in texts.items()}
+        for i, example in enumerate(examples)
+    ]
+    found = {model: {mode: figures(answers) for mode, answers in modes.items()} for model, modes in texts.items()}
+    return {"generation": found, layout.GENERATION: {"examples": written}}
+
+
+def _answers(job: Context, examples: Sequence[Example]) -> dict[str, list[str]]:
+    """The model's answers, greedily and sampled."""
+    from cefr_batch.run.generate import Sampling, generate
+
+    settings = job.spec.generation
+    ways = {"greedy": None, "sampled": Sampling(settings.temperature, settings.top_p, settings.seed)}
+    return {
+        mode: generate(
+            job.adapted,
+            job.tokenizer,
+            [prompt_of(example) for example in examples],
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            sampling=sampling,
+        )
+        for mode, sampling in ways.items()
+    }
+
+
+@_within_memory("evaluation")
 def merge(job: Context) -> dict[str, Any]:
     """Merge, then load what was written as a user would and compare the loss."""
     import torch
@@ -221,11 +291,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-FUNCTIONS: dict[str, Callable[[Context], dict[str, Any]]] = {
+FUNCTIONS: dict[str, Stage] = {
     "data": data,
     "baseline": baseline,
     "train": train,
     "tuned": tuned,
+    "generate": generate,
     "merge": merge,
     "plots": plots,
 }

@@ -29,6 +29,8 @@ SETTINGS = [
     "data.examples=120",
     "lora.rank=4",
     "evaluation.max_examples=6",
+    "generation.examples=2",
+    "generation.max_new_tokens=8",
     "training.batch_size=2",
     "training.gradient_accumulation_steps=1",
     "training.epochs=20",
@@ -75,7 +77,7 @@ def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
         # Short of what ten of them would need to finish the run; a random moment has no condition to wait for.
         time.sleep(dice.uniform(0, whole / 6))
         kill_and_resume(run, store, moments, forget=kill % 2 == 1)
-    wait_for_stage(folder, {"tuned", "merge"})
+    wait_for_stage(folder, {"tuned", "generate", "merge"})
     kill_and_resume(run, store, moments, forget=True)
     assert moments[-1].endswith(DELETED)
     print("killed at:", "; ".join(moments))
@@ -118,9 +120,9 @@ def where(folder: Path) -> str:
 
 def same_as(reference: Path, folder: Path) -> None:
     results = [json.loads((f / "metrics.json").read_text()) for f in (reference, folder)]
-    for key in ("log", "best", "baseline", "tuned", "reduction", "merge", "data", "leakage"):
+    for key in ("log", "best", "baseline", "tuned", "reduction", "generation", "merge", "data", "leakage"):
         assert results[0][key] == results[1][key], key
     manifests = [json.loads((f / "manifest.json").read_text())["objects"] for f in (reference, folder)]
     hashes = [{o["key"]: o["sha256"] for o in m} for m in manifests]
-    for key in ("adapter/adapter_model.safetensors", "merged/model.safetensors"):
+    for key in ("adapter/adapter_model.safetensors", "merged/model.safetensors", "evaluation.json", "generation.json"):
         assert hashes[0][key] == hashes[1][key], key

@@ -25,6 +25,8 @@ def test_b1_with_unsloth(tmp_path: Path) -> None:
         "training.batch_size=2",
         "training.eval_steps=12",
         "evaluation.max_examples=8",
+        "generation.examples=2",
+        "generation.max_new_tokens=8",
     )
     store = tmp_path / "store"
     cefr_batch(

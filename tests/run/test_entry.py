@@ -29,7 +29,12 @@ from cefr_batch.store.local import LocalStore
 
 SETTINGS = ["backend=peft", "data.examples=40", "data.words_per_example=3", "lora.rank=4", "evaluation.max_examples=4"]
 SETTINGS += ["training.batch_size=2", "training.gradient_accumulation_steps=1", "training.max_steps=8"]
-SETTINGS += ["training.eval_steps=2", "training.logging_steps=3"]
+SETTINGS += [
+    "training.eval_steps=2",
+    "training.logging_steps=3",
+    "generation.examples=2",
+    "generation.max_new_tokens=8",
+]
 
 
 def claimed_run(store: LocalStore, model: Path, *extra: str) -> str:
@@ -85,12 +90,38 @@ def test_a_complete_run_is_listed_object_by_object(tiny_model: Path, tmp_path: P
     assert kept == {"step-6", "step-8", f"step-{metrics['best']['step']}"}
     assert scalars(folder / "tensorboard")["train/loss"] == [3, 6, 8]
     assert abs(metrics["merge"]["adapter_loss"] - metrics["merge"]["merged_loss"]) < 0.02
+    check_evaluation(metrics, stored(store, run, layout.EVALUATION)["examples"])
+    check_generation(metrics, stored(store, run, layout.GENERATION)["examples"])
     assert not left.root.exists(), "a complete run needs no folder here"
 
     again = run_job(store, run)
     output, _ = again.communicate()
     assert (again.returncode, "complete already" in output) == (0, True)
     assert stored(store, run, layout.MANIFEST) == manifest
+
+
+def check_evaluation(metrics: Any, examples: list[Any]) -> None:
+    """The losses are those of evaluation.json; none of the evaluation sentences was trained on."""
+    assert [example["index"] for example in examples] == [0, 1, 2, 3]
+    assert metrics["leakage"]["sentences_percent"] == 0
+    for model in ("baseline", "tuned"):
+        assert metrics[model]["seen"] is None
+        for part in ("full", "response", "unseen"):
+            tokens = sum(example["tokens"][part] for example in examples)
+            nll = sum(example[model][part] for example in examples)
+            assert metrics[model][part]["tokens"] == tokens > 0
+            assert metrics[model][part]["loss"] == pytest.approx(nll / tokens)
+    assert set(metrics["reduction"]) == {"full", "response", "unseen", "seed_protocol"}
+
+
+def check_generation(metrics: Any, examples: list[Any]) -> None:
+    assert [(example["index"], len(example["words"])) for example in examples] == [(0, 3), (1, 3)]
+    for model in ("baseline", "tuned"):
+        assert set(metrics["generation"][model]) == set(examples[0][model]) == {"greedy", "sampled"}
+        for mode, figures in metrics["generation"][model].items():
+            assert figures["answers"] == 2
+            assert all(isinstance(example[model][mode], str) for example in examples)
+    assert examples[0]["tuned"]["greedy"] != examples[0]["baseline"]["greedy"], "the adapter should make a difference"
 
 
 def scalars(folder: Path) -> dict[str, list[int]]:
@@ -237,7 +268,7 @@ def test_superseded_while_it_hashes_what_is_stored_it_completes_nothing(
         return {"by": "the older one"}
 
     monkeypatch.setattr(entry._Job, "_stages", lambda _: None)
-    monkeypatch.setattr(entry, "metrics", lambda *_: {})
+    monkeypatch.setattr(entry, "results", lambda *_: {})
     monkeypatch.setattr(entry, "manifest", hashing)
     with pytest.raises(LeaseLost, match=f"attempt 2 of {run} has started|another attempt of {run} completed it"):
         run_job_here(store, run, tmp_path / "work")
@@ -262,7 +293,7 @@ def test_a_manifest_whose_answer_was_lost_is_its_own(tmp_path: Path, monkeypatch
     store = LostAnswerStore(tmp_path / "store")
     (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
     monkeypatch.setattr(entry._Job, "_stages", lambda _: None)
-    monkeypatch.setattr(entry, "metrics", lambda *_: {})
+    monkeypatch.setattr(entry, "results", lambda *_: {})
     run_job_here(store, run, tmp_path / "work")
     assert store.lost
     assert stored(store, run, layout.MANIFEST)["run"] == run
