@@ -46,11 +46,12 @@ class Job:
 @dataclass(frozen=True)
 class Observation:
     """What a scheduler says of a job: our word for it, a reason in one sentence (may be empty), and its own words, to
-    stand beside what the job says of its end."""
+    stand beside what the job says of its end. ``forgotten``: it was asked, and has no such job (UNKNOWN then)."""
 
     state: State
     reason: str = ""
     detail: str = ""
+    forgotten: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Launcher(ABC, Generic[R]):
     scheme: str  # of its handles, as in local://host/pid
     reports: bool = False  # whether it can run a report after the jobs of a batch
     requeues: bool = False  # whether a job that stopped after a checkpoint may start again by itself
+    retries: bool = False  # whether one that failed may
 
     @property
     def gpu(self) -> str | None:

@@ -95,7 +95,7 @@ def judge(facts: Facts, observation: Observation | None) -> tuple[State, str]:
     if facts.submission is None and not facts.status:
         return State.UNKNOWN, f"never started; {facts.next_step}"
     if observation is None or observation.state is State.UNKNOWN:
-        return _unseen(facts, observation.reason if observation else "its submission was not recorded")
+        return _unseen(facts, observation or Observation(State.UNKNOWN, "its submission was not recorded"))
     return _gone(facts, observation) if observation.state.finished else _alive(facts, observation)
 
 
@@ -122,19 +122,30 @@ def _gone(facts: Facts, observation: Observation) -> tuple[State, str]:
     return state, f"{what}{facts.where}; {facts.next_step}"
 
 
-def _unseen(facts: Facts, why: str) -> tuple[State, str]:
+def _unseen(facts: Facts, observation: Observation) -> tuple[State, str]:
     """No launcher can tell. What the job said last counts: for good if it was its end, else while it is fresh."""
-    said, submission = facts.status.get("state"), facts.submission
-    if said == State.PREEMPTED and submission and get_launcher(submission.launcher).requeues and not facts.cancelled:
-        return State.UNKNOWN, f"{why}; it stopped after a checkpoint{facts.where}, and may have been requeued"
-    if said in (State.PREEMPTED, State.FAILED):
-        return _gone(facts, Observation(State.FAILED))
+    said, why = facts.status.get("state"), observation.reason
+    ended = said in (State.PREEMPTED, State.FAILED)
+    if ended and not observation.forgotten and _may_go_on(facts):
+        what = f"stopped after a checkpoint{facts.where}" if said == State.PREEMPTED else f"failed{facts.where}"
+        return State.UNKNOWN, f"{why}; it {what}, and may have been started again"
+    age = _age_seconds(facts.status["updated_at"]) if facts.status else float("inf")
+    if ended or (observation.forgotten and age >= HEARTBEAT_LOST_SECONDS):
+        return _gone(facts, replace(observation, state=State.FAILED))
     if not facts.status:
         return State.UNKNOWN, why
-    age, host = _age_seconds(facts.status["updated_at"]), facts.status.get("host")
+    host = facts.status.get("host")
     if age < HEARTBEAT_LOST_SECONDS:
         return State.RUNNING, f"on {host}"
     return State.UNKNOWN, f"{why}; its last sign of life, from {host}, is {age / 60:.0f} minutes old{facts.where}"
+
+
+def _may_go_on(facts: Facts) -> bool:
+    """Whether a job that said how it ended may have been started again by its scheduler."""
+    if facts.submission is None or facts.cancelled:
+        return False
+    launcher = get_launcher(facts.submission.launcher)
+    return launcher.requeues if facts.status["state"] == State.PREEMPTED else launcher.retries
 
 
 def _read(store: Store, run: str) -> Facts:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from cefr_batch.errors import LaunchError
 
 IN_CLUSTER = "in-cluster"  # the context of a pod that has no kubeconfig
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _SECONDS = (5.0, 30.0)  # to connect, to answer
 
 Object = dict[str, Any]
@@ -30,9 +34,10 @@ class ApiError(LaunchError):
 
 @dataclass(frozen=True)
 class Cluster:
-    """The API server of one context."""
+    """The API server of one context. ``namespace``: the context's own."""
 
     context: str
+    namespace: str
     core: Any
     custom: Any  # takes and gives any object as it is
     version_api: Any
@@ -46,20 +51,23 @@ class Cluster:
             self.custom.list_namespaced_custom_object, "batch", "v1", namespace, "jobs", label_selector=selector
         )
 
-    def job(self, namespace: str, name: str) -> Object:
-        found: Object = self._json(self.custom.get_namespaced_custom_object, "batch", "v1", namespace, "jobs", name)
-        return found
+    def job(self, namespace: str, name: str) -> Object | None:
+        """None if there is none."""
+        found: list[Object] = []
+        with _if_there():
+            get = self.custom.get_namespaced_custom_object
+            found.append(self._json(get, "batch", "v1", namespace, "jobs", name))
+        return found[0] if found else None
 
     def create_job(self, namespace: str, job: Object, *, dry_run: bool = False) -> None:
         options = {"dry_run": "All"} if dry_run else {}
         self._json(self.custom.create_namespaced_custom_object, "batch", "v1", namespace, "jobs", job, **options)
 
     def delete_job(self, namespace: str, name: str) -> None:
-        """Ask for its end and return: the Job is gone when its pods have stopped."""
-        self._json(
-            self.custom.delete_namespaced_custom_object,
-            "batch", "v1", namespace, "jobs", name, propagation_policy="Foreground",
-        )  # fmt: skip
+        """Ask for its end and return: the Job is gone when its pods have stopped. No error if it is gone already."""
+        with _if_there():
+            delete = self.custom.delete_namespaced_custom_object
+            self._json(delete, "batch", "v1", namespace, "jobs", name, propagation_policy="Foreground")
 
     def pods(self, namespace: str, selector: str) -> list[Object]:
         """In one call, however many."""
@@ -124,6 +132,15 @@ class Cluster:
             raise ApiError(f"the API server of the context {self.context} does not answer: {reason}") from exc
 
 
+@contextmanager
+def _if_there() -> Iterator[None]:
+    try:
+        yield
+    except ApiError as exc:
+        if exc.status != 404:
+            raise
+
+
 def connect(context: str | None) -> Cluster:
     """The API server of a context of the kubeconfig; None: of the current one, or the cluster whose pod this is.
 
@@ -133,7 +150,8 @@ def connect(context: str | None) -> Cluster:
         from kubernetes import client, config
     except ImportError as exc:
         raise ApiError("Kubernetes needs the package kubernetes: pip install 'cefr-batch[k8s]'") from exc
-    name = context or current_context()
+    namespaces, current = _contexts()
+    name = context or current or _own_context(namespaces)
     if name not in _clusters:
         settings = client.Configuration()
         try:
@@ -142,42 +160,47 @@ def connect(context: str | None) -> Cluster:
             else:
                 config.load_kube_config(context=name, client_configuration=settings, persist_config=False)
         except (config.ConfigException, OSError, ValueError) as exc:
-            raise ApiError(_no_context(name, exc)) from exc
+            raise ApiError(_no_context(name, list(namespaces), exc)) from exc
         settings.retries = False  # whoever watches asks again
         api = client.ApiClient(settings)
-        _clusters[name] = Cluster(name, client.CoreV1Api(api), client.CustomObjectsApi(api), client.VersionApi(api))
+        apis = (client.CoreV1Api(api), client.CustomObjectsApi(api), client.VersionApi(api))
+        _clusters[name] = Cluster(name, namespaces.get(name) or _own_namespace(), *apis)
     return _clusters[name]
 
 
 _clusters: dict[str, Cluster] = {}
 
 
-def current_context() -> str:
-    """The kubeconfig's, or ``IN_CLUSTER`` in a pod without one. Raises ``ApiError`` where there is neither."""
-    contexts, current = _contexts()
-    if current:
-        return current
-    if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        return IN_CLUSTER
-    known = f"; valid: {', '.join(contexts)}" if contexts else "; set KUBECONFIG"
-    raise ApiError(f"the kubeconfig names no current context: name one with `context` in the site file{known}")
-
-
-def _contexts() -> tuple[list[str], str | None]:
-    """The kubeconfig's contexts, and which is the current one; none without a kubeconfig."""
+def _contexts() -> tuple[dict[str, str], str | None]:
+    """The kubeconfig's contexts with their namespaces, and which is the current one; none without a kubeconfig."""
     from kubernetes import config
 
     try:
         found, current = config.list_kube_config_contexts()
     except (config.ConfigException, OSError, ValueError):
-        return [], None
-    return [str(one["name"]) for one in found], str(current["name"]) if current else None
+        return {}, None
+    namespaces = {str(one["name"]): str(one["context"].get("namespace") or "default") for one in found}
+    return namespaces, str(current["name"]) if current else None
 
 
-def _no_context(name: str, exc: Exception) -> str:
-    contexts, _ = _contexts()
-    if contexts and name not in contexts:
-        return f"the kubeconfig has no context {name!r}; valid: {', '.join(contexts)}"
+def _own_context(known: Mapping[str, str]) -> str:
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return IN_CLUSTER
+    hint = f"valid: {', '.join(known)}" if known else "or set KUBECONFIG"
+    raise ApiError(f"there is no kubeconfig with a current context; name one with `context` in the site file ({hint})")
+
+
+def _own_namespace() -> str:
+    """Of the pod that this is."""
+    try:
+        return _NAMESPACE_FILE.read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"
+
+
+def _no_context(name: str, known: Sequence[str], exc: Exception) -> str:
+    if known and name not in known:
+        return f"the kubeconfig has no context {name!r}; valid: {', '.join(known)}"
     return f"the kubeconfig cannot be used for the context {name!r}: {' '.join(str(exc).split())}; check KUBECONFIG"
 
 
@@ -189,6 +212,13 @@ def _refusal(context: str, exc: Any) -> str:
         return str(json.loads(exc.body)["message"])
     except (TypeError, ValueError, KeyError):
         return f"the API server of the context {context} answered {exc.status} {exc.reason or ''}".strip()
+
+
+def quantity(text: str | float) -> Decimal:
+    """``500m``, ``2``, ``32Gi`` → a number. Raises ``ValueError``."""
+    from kubernetes.utils.quantity import parse_quantity
+
+    return Decimal(parse_quantity(text))
 
 
 def event_time(event: Object) -> str:
