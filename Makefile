@@ -12,6 +12,8 @@ TORCH_INDEX ?=
 LOCKS = containers/requirements-cpu.txt containers/requirements-dev.txt containers/requirements-demo.txt
 CUDA_LOCKS = containers/requirements-cuda.txt containers/requirements-dev.txt containers/requirements-demo.txt
 BIN   = $(VENV)/bin
+# Test processes side by side.
+WORKERS    ?= 2
 DEMO_STORE  = runs/demo
 DEMO_REPORT = report
 DEMO_LEVELS = --level A1 --level A2 --level B1
@@ -24,7 +26,7 @@ REVISION    = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>
 BUILD_IMAGE = $(ENGINE) build --file containers/Dockerfile $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) $(if $(REVISION),--build-arg REVISION=$(REVISION))
 
-.PHONY: help setup setup-unsloth demo test lint e2e e2e-slurm benchmark locks image image-cpu sbom audit clean
+.PHONY: help setup setup-unsloth demo test lint e2e e2e-slurm e2e-k8s tools benchmark locks image image-cpu sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,20 +54,25 @@ demo: setup ## train A1, A2 and B1 on the starter corpus with a small real model
 	@cat $(DEMO_REPORT)/report.md
 
 test: setup lint ## lint, types, tests (the ones marked e2e run by make e2e)
-	$(BIN)/python -m pytest -m "not e2e and not benchmark"
+	$(BIN)/python -m pytest -m "not e2e and not benchmark" -n $(WORKERS) --dist worksteal
 
 lint: setup ## format, lint, types
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 
-e2e: setup setup-unsloth ## whole runs: real models, kill -9 and resume, both training backends, object stores
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
-	$(BIN)/python -m pytest -m e2e
+e2e: tools setup-unsloth ## whole runs: real models, kill -9 and resume, both training backends, object stores, clusters, pages
+	$(BIN)/python -m pytest -m e2e -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-e2e-slurm: setup ## of these, the ones on a real Slurm, which it brings up (Debian 12 and root)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
+e2e-slurm: tools ## of these, the ones on a real Slurm, which it brings up (Debian 12 and root)
 	$(BIN)/python -m pytest -m e2e tests/e2e/test_slurm.py -s
+
+e2e-k8s: tools ## the ones on a real Kubernetes, which it builds and brings up (Debian 12 and root), or on KUBECONFIG's
+	$(BIN)/python -m pytest -m e2e tests/e2e/test_k8s.py -s
+
+tools: setup
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
+	@! { command -v apt-get && [ "$$(id -u)" = 0 ]; } >/dev/null || tests/clusters/packages.sh chromium
 
 benchmark: setup ## transfers against s5cmd, rclone and boto3 on one SeaweedFS
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt

@@ -10,6 +10,11 @@ import pytest
 pytest_plugins = ["chromium_fixtures", "image_fixtures", "stand_in_fixtures", "store_fixtures"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The clusters' tests come first: they take longest, mostly waiting, while others compute beside them."""
+    items.sort(key=lambda item: item.path.stem not in ("test_k8s", "test_slurm"))
+
+
 @pytest.fixture(autouse=True)
 def isolated(
     request: pytest.FixtureRequest,
