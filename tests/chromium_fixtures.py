@@ -19,6 +19,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE = 180_000  # milliseconds; the machine may be busy
 LOCAL = ("file:", "data:", "blob:", "about:")
 
 OpenPage = Callable[..., Any]  # (path, **options of a browser context) -> a Playwright page
@@ -34,7 +35,7 @@ def chromium() -> Iterator[Any]:
     if not CHROMIUM.is_file():
         _missing(f"{CHROMIUM} is not installed")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -48,6 +49,7 @@ def open_page(chromium: Any) -> Iterator[OpenPage]:
     def opened(path: Path, **options: Any) -> Any:
         context = chromium.new_context(**options)
         contexts.append(context)
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.on("console", lambda message: _note(problems, message))

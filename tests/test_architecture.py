@@ -216,6 +216,8 @@ COMMANDS = [
     "cancel tiny-b1-peft-v1",
     "resume --help",
     "report --help",
+    "rate export --help",
+    "rate show",
     "pull --help",
     "verify --help",
     "tensorboard --help",
