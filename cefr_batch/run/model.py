@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
@@ -43,6 +44,16 @@ def has_bf16() -> bool:
 def use_bf16(precision: str) -> bool:
     """Whether training computes in bf16, for ``training.precision``."""
     return precision == "bf16" or (precision == "auto" and has_bf16())
+
+
+def reuse_freed_memory() -> None:
+    """Have this process keep the memory of freed tensors for the next ones. By default glibc maps each large one anew, which
+    the kernel then zeroes page by page: a seventh of a training step's time on the CPU. See mallopt(3)."""
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    m_trim_threshold, m_mmap_max = -1, -4
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, -1)
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cefr_batch.files import read_json, write_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
 from cefr_batch.plan import make_plan
+from cefr_batch.run import train
 from cefr_batch.run.stages import Context, run_stage
 from cefr_batch.run.steps import fold_log
 from cefr_batch.spec import load_spec
@@ -71,6 +73,26 @@ def test_the_seeds_settings_give_the_seeds_steps_and_evaluations(tiny_model: Pat
 SHORT = ["backend=peft", "data.examples=40", "data.words_per_example=3", "lora.rank=4", "evaluation.max_examples=4"]
 SHORT += ["training.batch_size=2", "training.gradient_accumulation_steps=2", "training.epochs=4"]
 SHORT += ["training.eval_steps=5", "training.logging_steps=4"]
+
+
+@pytest.mark.slow
+def test_without_casts_to_fp32_every_steps_loss_is_the_same(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain counterpart is PEFT as it comes; both under bf16 autocast, with dropout."""
+    short = [*SHORT, "training.precision=bf16", "training.logging_steps=1", "lora.dropout=0.3"]
+    spec = load_spec("A1", overrides=[f"model.name={tiny_model}", *short])
+    curves = []
+    for name in ("direct", "plain"):
+        work = work_folder(tmp_path / name, spec)
+        if name == "plain":
+            monkeypatch.setattr(train, "_inputs_as_autocast_has_them", lambda model, spec: nullcontext())
+        run_stage(Context(work), "train")
+        log = read_json(work.path(layout.stage_name("train")))["result"]["log"]
+        curves.append([entry["loss"] for entry in log if "loss" in entry])
+    assert len(curves[0]) == 36
+    assert curves[0] == pytest.approx(curves[1], abs=1e-2)
+    assert curves[0] != curves[1]  # the counterpart is another computation
 
 
 def start_training(work: WorkDir) -> subprocess.Popen[str]:
