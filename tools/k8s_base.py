@@ -54,7 +54,7 @@ SETTINGS_YAML = f"""\
 # The run's settings, on top of level {LEVEL}'s (jobs/{LEVEL.lower()}.yaml): whatever a profile may hold.
 backend: unsloth
 """
-SECRET = """\
+EXAMPLE = """\
 # Not applied by the kustomization. With workload identity, leave the Secret out, take its three variables out of the Job,
 # and annotate the service account.
 apiVersion: v1
@@ -91,7 +91,7 @@ def files() -> dict[str, str]:
         "kustomization.yaml": KUSTOMIZATION,
         "store.env": STORE_ENV,
         "settings.yaml": SETTINGS_YAML,
-        "secret.example.yaml": SECRET,
+        "secret.example.yaml": EXAMPLE,
         "job.yaml": to_yaml([job(site)]),
         "serviceaccount.yaml": to_yaml([account]),
         "submitter.yaml": SUBMITTER + to_yaml(submitter(site)),

@@ -278,8 +278,10 @@ def _without_empty(mapping: Mapping[str, Any]) -> Object:
 
 # As text.
 
-# What is text for every reader of YAML without quotes. PyYAML leaves 1e3 and y bare, which others take for a number and yes.
-_PLAIN = re.compile(r"(--)?[A-Za-z/][A-Za-z0-9_.:/@=-]*[A-Za-z0-9/]")
+# What is text for every reader of YAML without quotes. PyYAML leaves 1e3 bare, which others take for a number.
+_PLAIN = re.compile(
+    r"(?!(yes|no|on|off|true|false|null)$)(--)?[a-z/][a-z0-9_.:/@=-]*[a-z0-9/]", re.IGNORECASE | re.ASCII
+)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -287,11 +289,9 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.Node:
-        plain = _PLAIN.fullmatch(text) and yaml.safe_load(text) == text
-        return self.represent_scalar(_TEXT, text, style=None if plain else '"')
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if _PLAIN.fullmatch(text) else '"')
 
 
-_TEXT = "tag:yaml.org,2002:str"
 _Dumper.add_representer(str, _Dumper.represent_text)
 
 
