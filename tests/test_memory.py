@@ -124,15 +124,20 @@ def test_the_plan_is_what_torch_measures(shape: str, tiny_model: Path, tmp_path:
     assert all(abs(off) <= WITHIN for *_, off in lines)
 
 
-def test_evaluations_plan_is_what_torch_measures(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("largest", ["words", "layer"])
+def test_evaluations_plan_is_what_torch_measures(
+    largest: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A vocabulary whose logits would be 47 MB at once, in pieces of 4 MB; a layer that is wider than its vocabulary."""
+    for module in ("memory", "run.evaluate"):
+        monkeypatch.setattr(f"cefr_batch.{module}.EVALUATION_LOGITS", 4 << 20)
     from transformers import AutoTokenizer
 
     from cefr_batch.run.evaluate import encode, evaluate
     from cefr_batch.run.model import load_for_evaluation
 
-    folder = make_model(
-        tiny_model, tmp_path / "model", {"hidden_size": 128, "num_hidden_layers": 2, "vocab_size": 8000}
-    )
+    sizes = {"words": {"vocab_size": 8000}, "layer": {"intermediate_size": 2000}}[largest]
+    folder = make_model(tiny_model, tmp_path / "model", {"hidden_size": 128, "num_hidden_layers": 2, **sizes})
     model = Architecture.of(read_json(folder / "config.json"))
     assert model
     loaded = load_for_evaluation(folder)
@@ -142,6 +147,7 @@ def test_evaluations_plan_is_what_torch_measures(tiny_model: Path, tmp_path: Pat
     spec = load_spec("B1", overrides=["lora.rank=1"])  # this model has no adapter: one of rank 1 is next to nothing
     batch = Batch(8, longest(folder, examples))
     planned = evaluation_memory(model, spec, batch, Machine(cuda=False, bf16=False))
+    print(f"{largest}: planned {planned / 1e6:.1f} MB, measured {peak / 1e6:.1f} MB")
     assert planned == pytest.approx(peak, rel=WITHIN)
 
 

@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from cefr_batch.data import Example, prompt_of, text_of
 from cefr_batch.data.examples import sentence_spans
+from cefr_batch.memory import EVALUATION_LOGITS, FP32
 from cefr_batch.numbers import perplexity
 
 SEED_BATCH = 4  # the seed evaluated batches of 4 in file order
-LOGITS_BYTES = 32 << 20  # of the logits that exist at a time
 
 Forward = Callable[..., torch.Tensor]
 
@@ -196,7 +196,7 @@ def _losses(
         targets = inputs["input_ids"].to(hidden.device)
         before = torch.cat([hidden[r, begin : end - 1] for r, (begin, end) in enumerate(spans)])
         wanted = torch.cat([targets[r, begin + 1 : end] for r, (begin, end) in enumerate(spans)])
-        size = max(LOGITS_BYTES // (4 * head(before[:1]).shape[-1]), 1)
+        size = max(EVALUATION_LOGITS // (FP32 * head(before[:1]).shape[-1]), 1)
         pieces = [
             cross_entropy(head(before[at : at + size]).float(), wanted[at : at + size], reduction="none")
             for at in range(0, len(wanted), size)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,35 +32,48 @@ def generate(
 ) -> list[str]:
     """What the model writes after each prompt, until its end-of-text token or ``max_new_tokens``; greedily, or sampled.
 
-    ``batch_size`` changes speed and memory. In fp32 it changes the text only where two tokens are equally probable to
-    about six digits. Sampled texts depend on the seed, the prompt's place in the list and the kind of device.
-    ``on_batch(prompts done, of)`` is called after each batch.
+    ``batch_size`` changes speed and memory; a batch that does not fit on the GPU is halved. In fp32 it changes the text
+    only where two tokens are equally probable to about six digits. Sampled texts depend on the seed, the prompt's place
+    in the list and the kind of device. ``on_batch(prompts done, of)`` is called after each batch.
     """
     encoded = [tokenizer(prompt).input_ids for prompt in prompts]
     texts = [""] * len(prompts)
-    done = 0
-    for chosen in _batches(encoded, batch_size):
-        inputs = _left_padded([encoded[i] for i in chosen], tokenizer.pad_token_id)
-        noise = [_Sampler(sampling, chosen, model.device)] if sampling else []
-        with torch.inference_mode():
-            output = model.generate(
-                **{name: value.to(model.device) for name, value in inputs.items()},
-                generation_config=_config(model, tokenizer, max_new_tokens),
-                logits_processor=LogitsProcessorList(noise),
-            )
-        new = output[:, inputs["input_ids"].shape[1] :]
-        for i, text in zip(chosen, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+    waiting = _batches(encoded, batch_size)
+    while waiting:
+        chosen = waiting.pop()
+        try:
+            written = _continue(model, tokenizer, {i: encoded[i] for i in chosen}, max_new_tokens, sampling)
+        except torch.OutOfMemoryError:
+            if len(chosen) == 1:
+                raise
+            middle = len(chosen) // 2
+            waiting += [chosen[middle:], chosen[:middle]]
+            continue
+        for i, text in zip(chosen, written, strict=True):
             texts[i] = text
-        done += len(chosen)
-        on_batch(done, len(prompts))
+        on_batch(len(prompts) - sum(map(len, waiting)), len(prompts))
     return texts
 
 
-def _batches(encoded: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Prompts of similar length together, longest first: little padding, and too little memory shows at once."""
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), i))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
+def _continue(
+    model: Any, tokenizer: Any, prompts: dict[int, list[int]], max_new_tokens: int, sampling: Sampling | None
+) -> list[str]:
+    inputs = _left_padded(list(prompts.values()), tokenizer.pad_token_id)
+    noise = [_Sampler(sampling, prompts, model.device)] if sampling else []
+    with torch.inference_mode():
+        output = model.generate(
+            **{name: value.to(model.device) for name, value in inputs.items()},
+            generation_config=_config(model, tokenizer, max_new_tokens),
+            logits_processor=LogitsProcessorList(noise),
+        )
+    texts: list[str] = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def _batches(encoded: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """Prompts of similar length together, longest last: there is little padding."""
+    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i]), i))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def _left_padded(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
@@ -89,13 +103,18 @@ class _Sampler(LogitsProcessor):  # type: ignore[misc]  # transformers is not ty
     Each prompt has random numbers of its own, so that its text does not depend on what it shares a batch with.
     """
 
-    def __init__(self, sampling: Sampling, prompts: Sequence[int], device: torch.device) -> None:
+    def __init__(self, sampling: Sampling, prompts: Iterable[int], device: torch.device) -> None:
         self._temperature = sampling.temperature
         self._top_p = TopPLogitsWarper(sampling.top_p)
-        self._random = [torch.Generator(device).manual_seed((sampling.seed << 32) + i) for i in prompts]
+        self._random = [torch.Generator(device).manual_seed(_own_seed(sampling.seed, i)) for i in prompts]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         kept: torch.Tensor = self._top_p(input_ids, scores.float() / self._temperature)
         for row, random in zip(kept, self._random, strict=True):
             row -= torch.empty_like(row).exponential_(generator=random).log()
         return kept
+
+
+def _own_seed(seed: int, prompt: int) -> int:
+    """32 bits, which is all that torch's generator on the CPU takes of a seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {prompt}".encode()).digest()[:4], "big")

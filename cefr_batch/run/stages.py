@@ -244,6 +244,7 @@ def _answers(job: Context, examples: Sequence[Example]) -> dict[str, list[str]]:
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
             sampling=sampling,
+            on_batch=lambda done, total: job.progress(step=done, steps=total),
         )
         for mode, sampling in ways.items()
     }
