@@ -139,9 +139,10 @@
     if (button?.dataset.go) show(button.dataset.go === "overview" ? "overview" : Number(button.dataset.go));
   });
 
-  // A digit rates the criterion that has the focus, or the first unrated one, and goes on to the next.
+  // While the focus is in a sentence's section, a digit rates the criterion that has it, or the first unrated one, and
+  // goes on to the next.
   document.addEventListener("keydown", (event) => {
-    const section = sections[place];
+    const section = event.target.closest("section.item");
     if (!section || event.ctrlKey || event.altKey || event.metaKey || !scale.includes(Number(event.key))) return;
     const groups = [...section.querySelectorAll("fieldset")];
     const group = event.target.closest("fieldset") ?? groups.find((one) => !one.querySelector(":checked"));

@@ -38,7 +38,9 @@ def read_generated(store: Store, runs: Iterable[str]) -> list[Generated]:
         try:
             found.append(_read(store, run))
         except NotFound:
-            problems.append(Problem(run, f"has no {layout.GENERATION}; a run writes it if generation.examples is above 0"))
+            problems.append(
+                Problem(run, f"has no {layout.GENERATION}; a run writes it if generation.examples is above 0")
+            )
         except (StoreError, ValidationError) as exc:
             problems.append(Problem(run, f"{layout.GENERATION} cannot be used: {exc}"))
     problems += [Problem(run.run, "no word has a sentence of both models") for run in found if not run.pairs]

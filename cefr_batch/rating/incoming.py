@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 
 from cefr_batch.errors import Problem, RatingError
 from cefr_batch.rating.criteria import CRITERIA
 from cefr_batch.rating.form import Form
-from cefr_batch.rating.sheets import Sheet, read_sheets
+from cefr_batch.rating.sheets import Sheet, named, read_sheets
 from cefr_batch.rating.stored import Rated, form_ids, get_form, put_rated
 from cefr_batch.store import Store
 
@@ -59,13 +60,13 @@ def _twice(sheets: Sequence[Sheet]) -> Iterable[Problem]:
 def _not_of_form(store: Store, sheet: Sheet, form: Form | None) -> Iterable[Problem]:
     if form is None:
         valid = ", ".join(form_ids(store)) or "none; `cefr-batch rate export` makes one"
-        yield Problem(sheet.file, f"form {sheet.form!r} is not in {store.url}; the forms there: {valid}")
+        yield Problem(sheet.file, f"form {short(sheet.form)} is not in {store.url}; the forms there: {valid}")
         return
     known = [item.id for item in form.items]
     for item in sheet.ratings:
         if item not in known:
             what = f"is not in form {form.id}; valid: {known[0]} to {known[-1]}"
-            yield Problem(f"{sheet.file}, item {item or '(none)'}", what)
+            yield Problem(f"{sheet.file}, {named(item)}", what)
     if not any(sheet.ratings.values()):
         yield Problem(sheet.file, f"rater {sheet.rater} has rated nothing yet")
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from cefr_batch.errors import Problem
@@ -22,7 +23,7 @@ from cefr_batch.rating.criteria import CRITERIA, RATER_RULE, SCALE, rater_id
 VALID = f"a whole number from {SCALE[0]} to {SCALE[-1]}, or empty"
 
 _COLUMNS = ("form", "rater", "item", *CRITERIA)
-_WHOLE = re.compile(r"\s*(\d+)(?:[.,]0+)?\s*")  # 4, and 4.0 or 4,0 of a column formatted with decimals
+_WHOLE = re.compile(r"\s*(\d)(?:[.,]0+)?\s*", re.ASCII)  # 4, and 4.0 or 4,0 of a column formatted with decimals
 
 
 @dataclass
@@ -56,7 +57,7 @@ def read_sheets(path: Path, problems: list[Problem]) -> list[Sheet]:
     for row in rows:
         rater = rater_id(str(row.cells["rater"] or ""))
         if rater is None:
-            problem = Problem(row.where, f"rater {row.cells['rater']!r} is not a valid id; valid: {RATER_RULE}")
+            problem = Problem(row.where, f"rater {short(row.cells['rater'])} is not a valid id; valid: {RATER_RULE}")
             problems.extend([problem] if problem not in problems else [])
             continue
         form = str(row.cells["form"] or "").strip()
@@ -65,9 +66,14 @@ def read_sheets(path: Path, problems: list[Problem]) -> list[Sheet]:
     return list(sheets.values())
 
 
+def named(item: str) -> str:
+    """An item in a message, whatever a file calls it."""
+    return f"item {item if item.isalnum() else short(item)}"
+
+
 def _add(sheet: Sheet, row: _Row, problems: list[Problem]) -> None:
     item = str(row.cells["item"] or "").strip()
-    where = f"{row.where}, item {item or '(none)'}"
+    where = f"{row.where}, {named(item)}"
     if item in sheet.ratings:
         problems.append(Problem(where, f"is there twice for rater {sheet.rater}; keep one"))
         return
@@ -78,13 +84,13 @@ def _add(sheet: Sheet, row: _Row, problems: list[Problem]) -> None:
             continue
         value = _value(given)
         if value is None:
-            problems.append(Problem(f"{where}, {criterion}", f"{given!r} is not valid; valid: {VALID}"))
+            problems.append(Problem(f"{where}, {criterion}", f"{short(given)} is not valid; valid: {VALID}"))
         else:
             values[criterion] = value
 
 
 def _value(given: Any) -> int | None:
-    match = _WHOLE.fullmatch(given) if isinstance(given, str) and given.isascii() else None
+    match = _WHOLE.fullmatch(given) if isinstance(given, str) else None
     number = int(match[1]) if match else given
     return number if type(number) is int and number in SCALE else None
 
@@ -136,7 +142,7 @@ def _csv_rows(path: Path, data: bytes) -> Iterator[_Row]:
 def _only_known(names: set[str]) -> None:
     unknown = sorted(names - set(_COLUMNS))
     if unknown:
-        raise _Unreadable(f"has unknown names: {', '.join(map(repr, unknown))}; valid: {', '.join(_COLUMNS)}")
+        raise _Unreadable(f"has unknown names: {', '.join(map(short, unknown))}; valid: {', '.join(_COLUMNS)}")
 
 
 def _decoded(data: bytes) -> str:

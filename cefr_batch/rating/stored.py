@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cefr_batch import layout
 from cefr_batch.errors import NotFound, StoreError
+from cefr_batch.rating.criteria import SCALE
 from cefr_batch.rating.form import Form
 from cefr_batch.store import Store
 
@@ -21,7 +22,7 @@ class Rated(BaseModel):
 
     form: str
     rater: str
-    ratings: dict[str, dict[str, int]]
+    ratings: dict[str, dict[str, Annotated[int, Field(ge=SCALE[0], le=SCALE[-1])]]]
 
 
 def put_form(store: Store, form: Form) -> None:

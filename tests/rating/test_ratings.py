@@ -149,8 +149,12 @@ def test_everything_wrong_in_any_file_is_named_at_once_and_nothing_is_stored(
     empty = write(tmp_path, "empty.json", saved_json(form, "r3", lambda *_: None))
     other = write(tmp_path, "other.json", saved_json(form, "r4", lambda *_: 3).replace(form.id, "0" * 12))
     escaping = write(tmp_path, "escaping.json", saved_json(form, "r5", lambda *_: 3).replace(form.id, "../../runs"))
+    strange = (
+        saved_json(form, "r7", lambda *_: 3).replace('"s01"', '"\\u001b[2J"').replace(": 3", f': "{"9" * 9999}"', 1)
+    )
+    odd = write(tmp_path, "odd.json", strange)
     kinds = write(tmp_path, "kinds.json", saved_json(form, "r6", lambda *_: 3).replace(": 3", ": true", 1))
-    result = cefr_batch("rate", "import", *map(str, (bad, good, again, empty, other, escaping, kinds)))
+    result = cefr_batch("rate", "import", *map(str, (bad, good, again, empty, other, escaping, kinds, odd)))
     assert (result.code, result.out) == (1, "")
     valid = "valid: a whole number from 1 to 5, or empty"
     for expected in (
@@ -164,9 +168,11 @@ def test_everything_wrong_in_any_file_is_named_at_once_and_nothing_is_stored(
         f"{other}: form '000000000000' is not in {store.url}; the forms there: {form.id}",
         f"{escaping}: form '../../runs' is not in {store.url}; the forms there: {form.id}",
         f"{kinds}, item s01, word_usage: True is not valid; {valid}",
+        f"{odd}, item '\\x1b[2J', word_usage: '999999999999...9999999999999' is not valid; {valid}",
+        f"{odd}, item '\\x1b[2J': is not in form {form.id}; valid: s01 to s12",
     ):
         assert f"  - {expected}\n" in result.err
-    assert "10 problems, nothing was stored" in result.err
+    assert "12 problems, nothing was stored" in result.err
     assert list(store.objects(layout.raters_folder(form.id))) == []
 
 
