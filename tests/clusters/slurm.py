@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+
+from clusters import until
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 
@@ -46,14 +47,6 @@ def cluster() -> Iterator[None]:
     finally:
         if not before:
             script("down")
-
-
-def until(condition: Callable[[], bool], seconds: float = 400.0) -> None:
-    """Wait for a condition; fail if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
-        time.sleep(0.25)
 
 
 def state(job: str) -> str:

@@ -60,8 +60,9 @@ class _Checks:
         return found
 
     def namespace_exists(self) -> Check:
-        make = f"there is no namespace {self.namespace!r} in {self.cluster.context}: kubectl create namespace {self.namespace}"
-        found = _there(f"namespace {self.namespace}", partial(self.cluster.read, "namespace", self.namespace), make)
+        name = self.namespace
+        make = f"there is no namespace {name!r} in {self.cluster.context}: kubectl create namespace {name}"
+        found = _there(f"namespace {name}", partial(self.cluster.read, "namespace", name), make)
         return Check(found.what, note="you may not look at it") if found.warning else found
 
     def permissions(self) -> Check:
@@ -125,7 +126,8 @@ class _Checks:
 
     def quota(self) -> Check:
         """More than a quota's whole can never run; what is used up now may be free later."""
-        never, later = [], []
+        never: list[str] = []
+        later: list[str] = []
         for one in self.cluster.listed("namespaced_resource_quota", self.namespace):
             status = one.get("status") or {}
             for key, hard in (status.get("hard") or {}).items():
