@@ -44,7 +44,7 @@ LINES = [
 OUTSIDE = {"__main__": "cli"}  # belongs to the line of
 BACKENDS = {
     "store": {"local", "s3"},
-    "launch": {"local", "slurm"},
+    "launch": {"local", "slurm", "k8s"},
 }
 # In annotations alone: plan describes a dataset, a dataset is put into a store.
 TYPES_ONLY = {("plan", "data"), ("data", "store")}
@@ -152,6 +152,14 @@ def test_only_the_slurm_launcher_imports_submitit() -> None:
     assert users == {"launch.slurm.sender", "launch.slurm.job"}
 
 
+def test_only_the_client_imports_that_of_kubernetes_and_a_manifest_needs_neither() -> None:
+    users = {found.module for found in IMPORTS if found.imported.partition(".")[0] == "kubernetes"}
+    assert users == {"launch.k8s.client"}
+    pure = {"launch.k8s.site", "launch.k8s.manifest"}
+    assert pure <= set(ALL)
+    assert {found.imported for found in OWN if found.module in pure} & {"cefr_batch.launch.k8s.client"} == set()
+
+
 def test_errors_imports_nothing_of_the_package_and_levels_no_file_or_store() -> None:
     assert [found for found in OWN if found.module == "errors"] == []
     assert {target(found) for found in OWN if found.module in ("levels", "layout")} <= {"errors"}
@@ -205,6 +213,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 COMMANDS = [
     "submit --help",
+    "render --help",
     "plan --help",
     "list",
     "list --json",

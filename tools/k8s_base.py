@@ -14,13 +14,21 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cefr_batch.launch import Batch, JobOrder  # noqa: E402 (the checkout's, whatever is installed)
+from cefr_batch.launch.k8s.checks import NEEDED  # noqa: E402
 from cefr_batch.launch.k8s.manifest import LABELS, MANAGED, render, to_yaml  # noqa: E402
-from cefr_batch.launch.k8s.permissions import NEEDED, WANTED, WANTED_OF_SECRETS, Permission  # noqa: E402
 from cefr_batch.launch.k8s.site import KubernetesSite, load_site  # noqa: E402
 
 RUN, LEVEL = "llama1b-b1-unsloth-v1", "B1"
 CONFIG = "cefr-batch"  # the ConfigMap, and the job's service account
 SETTINGS = "/etc/cefr-batch"
+# What the checks before submitting look at besides, and do without where it is not allowed. Of the Secrets only those that
+# jobs use: whoever may create pods can read them anyway.
+LOOKED_AT = (
+    ("", "resourcequotas", "", ("list",)),
+    ("", "limitranges", "", ("list",)),
+    ("", "persistentvolumeclaims", "", ("get",)),
+    ("", "serviceaccounts", "", ("get",)),
+)
 COMMON = {LABELS["name"]: "cefr-batch", **MANAGED}
 
 KUSTOMIZATION = f"""\
@@ -120,7 +128,8 @@ def submitter(site: KubernetesSite) -> list[dict[str, Any]]:
     """A Role with no more than the client uses, and whom it is bound to."""
     name = {"name": "cefr-batch-submitter", "labels": COMMON}
     secrets = list(dict.fromkeys(key.secret for key in site.secret_keys))
-    rules = [*(rule(one) for one in (*NEEDED, *WANTED)), {**rule(WANTED_OF_SECRETS), "resourceNames": secrets}]
+    rules = [rule(*one) for one in (*NEEDED, *LOOKED_AT)]
+    rules.append({**rule("", "secrets", "", ("get",)), "resourceNames": secrets})
     group = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "cefr-batch-submitters"}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name["name"]}
     api = {"apiVersion": "rbac.authorization.k8s.io/v1"}
@@ -130,12 +139,9 @@ def submitter(site: KubernetesSite) -> list[dict[str, Any]]:
     ]
 
 
-def rule(permission: Permission) -> dict[str, Any]:
-    return {
-        "apiGroups": [permission.group],
-        "resources": [permission.resource],
-        "verbs": list(permission.verbs),
-    }
+def rule(group: str, resource: str, subresource: str, verbs: tuple[str, ...]) -> dict[str, Any]:
+    named = f"{resource}/{subresource}" if subresource else resource
+    return {"apiGroups": [group], "resources": [named], "verbs": list(verbs)}
 
 
 if __name__ == "__main__":
