@@ -51,9 +51,7 @@ def open_page(chromium: Any) -> Iterator[OpenPage]:
         contexts.append(context)
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on("console", lambda message: _note(problems, message))
-        page.on("request", lambda request: _note_request(problems, request.url))
+        watch(page, problems)
         page.goto(path.as_uri())
         return page
 
@@ -61,6 +59,13 @@ def open_page(chromium: Any) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert problems == []
+
+
+def watch(page: Any, problems: list[str]) -> None:
+    """From now on, add what the page's console complains of, its errors, and what it asks the network for."""
+    page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+    page.on("console", lambda message: _note(problems, message))
+    page.on("request", lambda request: _note_request(problems, request.url))
 
 
 def serious_violations(page: Any) -> list[str]:

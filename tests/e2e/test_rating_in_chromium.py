@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from alpha_by_definition import ordinal_alpha
-from chromium_fixtures import OpenPage, serious_violations
+from chromium_fixtures import OpenPage, serious_violations, watch
 from rating_stores import RUNS, add_generated, example
 
 from cefr_batch.rating.criteria import CRITERIA, rater_id
@@ -88,6 +88,20 @@ def marks_in(path: Path) -> Marks:
     else:
         rows = list(csv.DictReader(io.StringIO(text), delimiter=";" if ";" in text else ","))
     return {(row["item"], name): int(row[name]) for row in rows for name in CRITERIA if row[name]}
+
+
+def test_the_watch_over_pages_sees_errors_requests_and_bad_contrast(chromium: Any) -> None:
+    """What the other tests rely on."""
+    page = chromium.new_page()
+    problems: list[str] = []
+    watch(page, problems)
+    page.set_content(
+        "<p style='color: #eee'>too faint</p><img alt='' src='http://127.0.0.1:9/x'><script>lost()</script>"
+    )
+    assert [violation.partition(":")[0] for violation in serious_violations(page)].count("color-contrast") == 1
+    page.close()
+    assert any("lost is not defined" in problem for problem in problems)
+    assert "request: http://127.0.0.1:9/x" in problems
 
 
 def test_three_raters(form: Form, cefr_batch: Command, store: LocalStore, open_page: OpenPage, tmp_path: Path) -> None:
