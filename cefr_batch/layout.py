@@ -144,6 +144,16 @@ def local_queue() -> Path:
     return cache_root() / "queue" / platform.node()
 
 
+def pulled_cache(store_url: str, run: str) -> Path:
+    """Where a command keeps what it fetched of a run to work with."""
+    return cache_root() / "pulled" / _tag(store_url) / run
+
+
+def _tag(store_url: str) -> str:
+    """Runs of different stores never share a folder, even when they share a name."""
+    return hashlib.sha256(store_url.encode()).hexdigest()[:8]
+
+
 def model_cache(key: str) -> Path:
     """The folder of a converted model."""
     return cache_root() / "models" / key
@@ -160,9 +170,8 @@ class WorkDir:
 
     @classmethod
     def of(cls, work_root: Path, store_url: str, run: str) -> WorkDir:
-        """Runs of different stores never share a folder, even when they share a name."""
-        tag = hashlib.sha256(store_url.encode()).hexdigest()[:8]
-        return cls(work_root / tag / run)
+        """The folder of a run of this store."""
+        return cls(work_root / _tag(store_url) / run)
 
     def path(self, name: str) -> Path:
         """The local file or folder of an object's name (relative to the run)."""

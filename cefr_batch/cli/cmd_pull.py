@@ -17,13 +17,15 @@ from cefr_batch.store import Store
 from cefr_batch.store.manifest import Manifest, local_path, read_manifest
 from cefr_batch.store.transfer import Item, download
 
+PULLED = "pulled"  # where runs go unless --to says otherwise
+
 # What --only may name -> the objects or folders of a run.
 PARTS = {
     "adapter": (layout.ADAPTER,),
     "merged": (layout.MERGED,),
     "tensorboard": (layout.TENSORBOARD,),
     "plots": (layout.PLOTS,),
-    "report": (layout.METRICS, layout.SPEC),
+    "report": (layout.METRICS, layout.SPEC, layout.EVALUATION, layout.GENERATION),
 }
 
 
@@ -45,7 +47,7 @@ def _parts(_context: click.Context, _parameter: click.Parameter, values: Sequenc
     "folder",
     metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
-    default="pulled",
+    default=PULLED,
     show_default=True,
     help="Each run gets a folder of its name here.",
 )
@@ -56,12 +58,13 @@ def command(runs: Sequence[str], levels: Sequence[str], only: Sequence[str], fol
     Every file is checked against its SHA-256. After an interruption, repeat the command: it goes on where it stopped.
     """
     manifests = [read_manifest(store, run) for run in chosen_complete_runs(store, runs, levels)]
-    chosen = [(manifest, _chosen(manifest, only)) for manifest in manifests]
+    chosen = [(manifest, parts_of(manifest, only)) for manifest in manifests]
     for manifest, items in chosen:
         _pull(store, manifest, items, folder / manifest.run)
 
 
-def _chosen(manifest: Manifest, only: Sequence[str]) -> list[Item]:
+def parts_of(manifest: Manifest, only: Sequence[str]) -> list[Item]:
+    """The objects of the parts named, of the whole run if there is none. Raises ``NotFound`` for a part that it lacks."""
     items: list[Item] = []
     for part in only:
         wanted = [item for item in manifest.items if _belongs(manifest.name(item), part)]
@@ -76,10 +79,15 @@ def _belongs(name: str, part: str) -> bool:
 
 
 def _pull(store: Store, manifest: Manifest, items: Sequence[Item], folder: Path) -> None:
-    paths = {item: local_path(folder, manifest.name(item)) for item in items}
-    total = sum(item.size for item in items)
     started = time.monotonic()
-    with byte_progress(manifest.run, total) as advance:
-        download(store, items, paths.__getitem__, advance)
+    fetch(store, manifest, items, folder)
     seconds = time.monotonic() - started
+    total = sum(item.size for item in items)
     click.echo(f"{manifest.run}: {len(items)} files, {size(total)}, verified, in {folder} ({seconds:.1f} s)")
+
+
+def fetch(store: Store, manifest: Manifest, items: Sequence[Item], folder: Path) -> None:
+    """Write these objects of a run under ``folder``, verified; what is there and right stays. Shows progress."""
+    paths = {item: local_path(folder, manifest.name(item)) for item in items}
+    with byte_progress(manifest.run, sum(item.size for item in items)) as advance:
+        download(store, items, paths.__getitem__, advance)

@@ -25,6 +25,7 @@ COMMANDS = {
     "cancel": ("cefr_batch.cli.cmd_cancel", "Ask runs to stop after a checkpoint."),
     "resume": ("cefr_batch.cli.cmd_resume", "Go on with runs that stopped, from their last checkpoint."),
     "pull": ("cefr_batch.cli.cmd_pull", "Fetch complete runs, verified; goes on where it stopped."),
+    "generate": ("cefr_batch.cli.cmd_generate", "Have a run's model write sentences."),
     "verify": ("cefr_batch.cli.cmd_verify", "Check stored runs against their manifests."),
     "tensorboard": ("cefr_batch.cli.cmd_tensorboard", "Show runs in TensorBoard."),
     "prune": ("cefr_batch.cli.cmd_prune", "Remove checkpoints and old runs, by rule."),

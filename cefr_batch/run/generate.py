@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
+from transformers.utils.logging import disable_progress_bar
+
+from cefr_batch.run.model import load_for_evaluation, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,14 @@ def generate(
             texts[i] = text
         on_batch(len(prompts) - sum(map(len, waiting)), len(prompts))
     return texts
+
+
+def generate_from(folder: Path, prompt: str, max_new_tokens: int, sampling: Sampling | None) -> str:
+    """What the model in a folder writes after a prompt. Loads it for this once."""
+    disable_progress_bar()
+    model, tokenizer = load_for_evaluation(folder), load_tokenizer(folder)
+    (text,) = generate(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, batch_size=1, sampling=sampling)
+    return text
 
 
 def _continue(

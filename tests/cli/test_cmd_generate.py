@@ -1,0 +1,119 @@
+"""generate: what a stored run's merged model writes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stored_runs import add_complete
+
+from cefr_batch import layout
+from cefr_batch.data import Example, prompt_of
+from cefr_batch.data.build import instruction_for
+from cefr_batch.levels import Level
+from cefr_batch.spec import load_spec
+from cefr_batch.store.local import LocalStore
+
+RUN = "tiny-b1-peft-v1"
+WORDS = ["travel", "decide", "ice cream"]
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def run(store: LocalStore, tiny_model: Path) -> str:
+    """A complete run of B1, trained on 3 words at a time, whose merged model is the tiny one."""
+    files = {f"merged/{file.name}": file.read_bytes() for file in sorted(tiny_model.iterdir())}
+    add_complete(store, RUN, files)
+    spec = load_spec("B1", overrides=[f"model.name={tiny_model}", "data.words_per_example=3", "backend=peft"])
+    store.put_json(layout.run_key(RUN, layout.SPEC), {"run": RUN, "spec": spec.model_dump(mode="json")})
+    return RUN
+
+
+def expected(tiny_model: Path, words: list[str]) -> str:
+    """Greedily, by transformers' own means."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32")
+    inputs = tokenizer(prompt_of(Example(instruction_for(words, Level.B1), "", "")), return_tensors="pt")
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=40 * len(words))[0, inputs.input_ids.shape[1] :]
+    return str(tokenizer.decode(output, skip_special_tokens=True)).strip()
+
+
+def test_it_writes_what_the_merged_model_says_and_nothing_else(
+    cefr_batch: Command, run: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = expected(tiny_model, WORDS)
+    assert text
+    first = cefr_batch("generate", run, "--words", "travel, decide ,ice  cream,")
+    assert (first.code, first.out, first.err) == (0, f"{text}\n", "")
+    monkeypatch.setattr("sys.stdin", io.StringIO("travel\ndecide\nice cream\n"))
+    piped = cefr_batch("generate", "--level", "B1", "--json")
+    assert json.loads(piped.out) == {"run": run, "level": "B1", "words": WORDS, "text": text}
+
+
+def test_sampling_is_seeded_and_the_base_model_may_stand_beside(
+    cefr_batch: Command, run: str, tiny_model: Path
+) -> None:
+    def sampled(seed: str) -> str:
+        return str(cefr_batch("generate", run, "--words", ",".join(WORDS), "--sample", "--seed", seed).out)
+
+    assert sampled("1") == sampled("1") != sampled("2")
+    result = cefr_batch("generate", run, "--words", ",".join(WORDS), "--baseline", "--json")
+    assert json.loads(result.out)["baseline"] == json.loads(result.out)["text"]  # the tiny model is both
+    shown = cefr_batch("generate", run, "--words", ",".join(WORDS), "--baseline").out
+    assert shown.startswith(f"{run}:\n\n")
+    assert f"{tiny_model}, untuned:\n\n" in shown
+
+
+def test_a_model_is_fetched_once_and_verified_each_time(
+    cefr_batch: Command, run: str, store: LocalStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ("--words", ",".join(WORDS))
+    text = cefr_batch("generate", run, *words).out
+    weights = layout.pulled_cache(store.url, run) / "merged" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert cefr_batch("generate", run, *words).out == text
+    assert weights.stat().st_mtime_ns == before
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert cefr_batch("generate", run, *words).out == text
+    assert weights.read_bytes() == data
+
+    weights.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert cefr_batch("pull", run, "--only", "merged").code == 0
+    assert cefr_batch("generate", run, *words).out == text
+    assert not weights.exists(), "the copy in ./pulled should do"
+
+
+def test_another_number_of_words_than_it_was_trained_on_is_told(cefr_batch: Command, run: str) -> None:
+    result = cefr_batch("generate", run, "--words", "travel")
+    assert result.code == 0
+    assert result.err == f"note: {run} was trained on 3 words at a time; for 1 its sentences may be worse\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (" , ", "give 1 to 100 words, between commas or one a line; these are 0"),
+        ("a," * 101, "give 1 to 100 words, between commas or one a line; these are 101"),
+        ("a\x00b", "the words have the control or broken character U+0000; remove it"),
+    ],
+)
+def test_words_that_cannot_be_asked_are_refused(cefr_batch: Command, run: str, words: str, message: str) -> None:
+    result = cefr_batch("generate", run, "--words", words)
+    assert (result.code, result.out, result.err) == (2, "", f"error: {message}\n")
+
+
+def test_runs_without_a_model_are_named(cefr_batch: Command, store: LocalStore) -> None:
+    add_complete(store, RUN, {"adapter/weights": b"w"})
+    add_complete(store, "tiny-a1-peft-v1")
+    assert cefr_batch("generate", RUN, "--words", "a").err == f"error: {RUN} has no merged\n"
+    both = cefr_batch("generate", RUN, "tiny-a1-peft-v1", "--words", "a")
+    assert (both.code, both.err) == (2, f"error: one run at a time: {RUN}, tiny-a1-peft-v1\n")
+    assert "no run 'tiny-b2-peft-v1'" in cefr_batch("generate", "tiny-b2-peft-v1", "--words", "a").err
