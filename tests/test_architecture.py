@@ -228,6 +228,7 @@ COMMANDS = [
     "rate export --help",
     "rate show",
     "pull --help",
+    "generate --help",
     "verify --help",
     "tensorboard --help",
     "prune --checkpoints --dry-run",
