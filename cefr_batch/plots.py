@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ _EVAL = _Curve("eval_loss", "evaluation loss", "#D55E00", "--", "s")
 _RATE = _Curve("learning_rate", "learning rate", "#009E73", "-", "o")
 _NORM = _Curve("gradient_norm", "gradient norm", "#CC79A7", "-", "o")
 _BEST = "#000000"
+_COLOURS = (_TRAIN.colour, _EVAL.colour, _RATE.colour, _NORM.colour, "#E69F00")
+_LINES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "v", "P", "X")
 
 _PLOTS: dict[str, tuple[str, str, tuple[_Curve, ...]]] = {  # name: heading, y axis, curves
     "training_loss": ("Training loss", "loss (nats per token)", (_TRAIN,)),
@@ -62,6 +65,64 @@ def write_plots(log: Log, best: Mapping[str, Any] | None, title: str, folder: Pa
             figure = _draw(name, log, best, title)
             figure.savefig(files[-1], dpi=DPI, metadata={"Software": None})  # None: no version in the bytes
     return files
+
+
+def write_level_plots(levels: Mapping[str, Log], grid: Path, overlay: Path) -> None:
+    """Draw the levels' losses, given by label, at 300 DPI: a chart each with one scale, and the evaluation losses in one
+    chart. The same input gives the same bytes."""
+    from matplotlib import style
+
+    with style.context("default"):
+        for path, figure in ((grid, _level_grid(levels)), (overlay, _level_overlay(levels))):
+            figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+def _level_grid(levels: Mapping[str, Log]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(levels))
+    rows = math.ceil(len(levels) / columns)
+    figure = Figure(figsize=(3.5 * columns, 3 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    charts = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for axes, (label, log) in zip(charts, levels.items(), strict=False):
+        axes.set_title(label, fontsize="medium", parse_math=False)
+        drawn = [_add_curve(axes, curve, log) for curve in (_TRAIN, _EVAL)]
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        if all(drawn):
+            axes.legend(fontsize="small")
+    for axes in list(charts):
+        axes.set_visible(False)
+    figure.supxlabel("optimizer step", fontsize="medium")
+    figure.supylabel(_PLOTS["eval_loss"][1], fontsize="medium")
+    return figure
+
+
+def _level_overlay(levels: Mapping[str, Log]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(_PLOTS["eval_loss"][0], fontsize="medium")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(_PLOTS["eval_loss"][1])
+    looks = zip(levels.items(), cycle(_COLOURS), cycle(_LINES), cycle(_MARKERS), strict=False)
+    drawn = [
+        _add_curve(axes, _Curve("eval_loss", label.replace("$", r"\$"), *look), log) for (label, log), *look in looks
+    ]
+    if not any(drawn):
+        _say_no_data(axes)
+        return figure
+    axes.grid(alpha=0.3)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
 
 
 def _draw(name: str, log: Log, best: Mapping[str, Any] | None, title: str) -> Figure:

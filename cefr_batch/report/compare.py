@@ -1,104 +1,179 @@
-"""The levels side by side: what is compared, which way is better, and who is best."""
+"""The levels side by side: what is compared, which way is better, who is best, and which differences exceed noise."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
-from cefr_batch.report.collect import Report, Result
+from cefr_batch.report.collect import Entry, Report, Result
+from cefr_batch.report.language import N_, NONE, Language
+from cefr_batch.report.statistics import Interval, Resampled, Spread, interval
 from cefr_batch.report.stored import MetricsFile
-from cefr_batch.report.text import count, figure, percent, short_duration
 
 Number = float | int | None
+Show = Callable[[Language, Any], str]
+Better = Literal["higher", "lower"] | None
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of the comparison. ``better`` is None where more or less is no merit."""
+    """A row of the comparison. ``better`` is None where more or less is no merit; ``drawn`` names the resampled quantity of
+    which there is an interval."""
 
     key: str
     label: str
-    better: Literal["higher", "lower"] | None
+    better: Better
     of: Callable[[MetricsFile], Number]
-    show: Callable[[Any], str]
+    show: Show
+    drawn: Literal["loss", "perplexity"] | None = None
 
 
 def _best_eval_loss(metrics: MetricsFile) -> Number:
     return metrics.best.eval_loss if metrics.best else None
 
 
+_COUNT, _FIGURE, _PERCENT, _TIME = Language.count, Language.figure, Language.percent, Language.short_duration
+
 MEASURES = (
-    Measure("train_examples", "Train examples", None, lambda m: m.data.train_examples, count),
-    Measure("unique_words", "Unique words", None, lambda m: m.data.unique_words, count),
-    Measure("longest_example_tokens", "Longest example, tokens", None, lambda m: m.data.longest_example_tokens, count),
+    Measure("train_examples", N_("Train examples"), None, lambda m: m.data.train_examples, _COUNT),
+    Measure("unique_words", N_("Unique words"), None, lambda m: m.data.unique_words, _COUNT),
+    Measure("longest_example_tokens", N_("Max token length"), None, lambda m: m.data.longest_example_tokens, _COUNT),
     Measure(
         "leaked_sentences_percent",
-        "Evaluation sentences seen in training",
+        N_("Evaluation sentences seen in training"),
         None,
         lambda m: m.leakage.sentences_percent,
-        percent,
+        _PERCENT,
     ),
-    Measure("loss_reduction_percent", "Loss reduction", "higher", lambda m: m.reduction.full.loss_percent, percent),
+    Measure(
+        "loss_reduction_percent",
+        N_("Loss reduction"),
+        "higher",
+        lambda m: m.reduction.full.loss_percent,
+        _PERCENT,
+        "loss",
+    ),
     Measure(
         "perplexity_reduction_percent",
-        "Perplexity reduction",
+        N_("Perplexity reduction"),
         "higher",
         lambda m: m.reduction.full.perplexity_percent,
-        percent,
+        _PERCENT,
+        "perplexity",
     ),
     Measure(
         "response_loss_reduction_percent",
-        "Response loss reduction",
+        N_("Loss reduction, response only"),
         "higher",
         lambda m: m.reduction.response.loss_percent,
-        percent,
+        _PERCENT,
     ),
-    Measure("training_seconds", "Training time", None, lambda m: m.train.duration_seconds, short_duration),
-    Measure("final_train_loss", "Final train loss", "lower", lambda m: m.train.final_loss, figure),
-    Measure("best_eval_loss", "Best eval loss", "lower", _best_eval_loss, figure),
+    Measure(
+        "seed_protocol_loss_reduction_percent",
+        N_("Loss reduction, seed protocol"),
+        "higher",
+        lambda m: m.reduction.seed_protocol.loss_percent,
+        _PERCENT,
+    ),
+    Measure(
+        "seed_protocol_perplexity_reduction_percent",
+        N_("Perplexity reduction, seed protocol"),
+        "higher",
+        lambda m: m.reduction.seed_protocol.perplexity_percent,
+        _PERCENT,
+    ),
+    Measure("training_seconds", N_("Training time"), None, lambda m: m.train.duration_seconds, _TIME),
+    Measure("final_train_loss", N_("Final train loss"), "lower", lambda m: m.train.final_loss, _FIGURE),
+    Measure("best_eval_loss", N_("Best eval loss"), "lower", _best_eval_loss, _FIGURE),
     Measure(
         "tuned_response_perplexity",
-        "Tuned response perplexity",
+        N_("Tuned perplexity, response only"),
         "lower",
         lambda m: m.tuned.response.perplexity,
-        figure,
+        _FIGURE,
     ),
 )
 
 
 @dataclass(frozen=True)
 class Row:
+    """``intervals`` is empty for a measure that has none."""
+
     measure: Measure
-    values: tuple[Number, ...]
+    values: tuple[Spread | None, ...]
     best: tuple[bool, ...]
+    intervals: tuple[Interval | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more percent the loss of column ``higher`` was reduced than that of ``lower``, in percentage points."""
+
+    higher: int
+    lower: int
+    points: float
+    interval: Interval | None
+    paired: bool
+
+    @property
+    def exceeds_noise(self) -> bool | None:
+        """None: not known."""
+        return self.interval.excludes_zero if self.interval else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The complete levels, a column each, and the settings in which they differ (a value a column)."""
+    """The levels that have figures, a column each; the settings in which they differ (a value a column)."""
 
     labels: tuple[str, ...]
-    results: tuple[Result, ...]
+    entries: tuple[Entry, ...]
     rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
     differing: Mapping[str, tuple[Any, ...]]
+
+    def row(self, key: str) -> Row:
+        return next(row for row in self.rows if row.measure.key == key)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """The newest of each column."""
+        return tuple(entry.results[0] for entry in self.entries)
 
 
 def compare(report: Report) -> Comparison:
-    columns = [(report.label(entry), entry.result) for entry in report.entries if entry.result]
-    results = tuple(result for _, result in columns)
-    rows = tuple(_row(measure, [measure.of(r.metrics) for r in results]) for measure in MEASURES)
-    return Comparison(tuple(label for label, _ in columns), results, rows, _differing(results))
+    entries = report.with_figures
+    drawn = [Resampled.of(entry.sums) if entry.sums else None for entry in entries]
+    rows = tuple(_row(measure, entries, drawn) for measure in MEASURES)
+    results = [entry.results[0] for entry in entries]
+    return Comparison(
+        tuple(report.label(entry) for entry in entries),
+        entries,
+        rows,
+        tuple(_differences(entries, drawn, next(r for r in rows if r.measure.drawn == "loss"))),
+        _differing(results),
+    )
 
 
-def _row(measure: Measure, values: Sequence[Number]) -> Row:
-    return Row(measure, tuple(values), best_of(values, measure.better, measure.show))
+def _row(measure: Measure, entries: Sequence[Entry], drawn: Sequence[Resampled | None]) -> Row:
+    spreads = tuple(spread(measure, entry.results) for entry in entries)
+    means = [one.mean if one else None for one in spreads]
+    best = best_of(means, measure.better, lambda value: measure.show(Language("en"), value))
+    if measure.drawn is None:
+        return Row(measure, spreads, best)
+    vectors = (getattr(one, measure.drawn) if one else None for one in drawn)
+    return Row(measure, spreads, best, tuple(interval(v) if v is not None else None for v in vectors))
 
 
-def best_of(
-    values: Sequence[Number], better: Literal["higher", "lower"] | None, show: Callable[[Any], str]
-) -> tuple[bool, ...]:
+def spread(measure: Measure, results: Sequence[Result]) -> Spread | None:
+    """Over runs that repeat each other; None if none has the value."""
+    values = [value for result in results if (value := measure.of(result.metrics)) is not None]
+    return Spread.of(values) if values else None
+
+
+def best_of(values: Sequence[Number], better: Better, show: Callable[[Any], str]) -> tuple[bool, ...]:
     """Which values are the row's best. What looks the same is a tie, and all of a tie are marked; one value alone has
     nothing to be better than."""
     known = [v for v in values if v is not None]
@@ -108,12 +183,45 @@ def best_of(
     return tuple(v is not None and show(v) == best for v in values)
 
 
+def _differences(entries: Sequence[Entry], drawn: Sequence[Resampled | None], row: Row) -> Iterator[Difference]:
+    """Of every two columns."""
+    for a, b in combinations(range(len(entries)), 2):
+        first, second = row.values[a], row.values[b]
+        if first is None or second is None:
+            continue
+        if first.mean < second.mean:
+            a, b, first, second = b, a, second, first
+        one, other = drawn[a], drawn[b]
+        found = interval(one.loss - other.loss) if one and other else None
+        yield Difference(a, b, first.mean - second.mean, found, _paired(entries[a], entries[b]))
+
+
+def _paired(a: Entry, b: Entry) -> bool:
+    """Whether both were measured on the same examples."""
+    return a.sums is not None and b.sums is not None and a.sums.examples == b.sums.examples
+
+
+def shown(measure: Measure, value: Spread | None, t: Language) -> str:
+    """``76.3% ± 0.4 (n = 3)``, without the spread of a single run."""
+    if value is None:
+        return NONE
+    text = measure.show(t, value.mean)
+    if value.deviation is None:
+        return text
+    deviation = t.figure(value.deviation, 1) if measure.show in (_PERCENT, _COUNT) else measure.show(t, value.deviation)
+    return f"{text} ± {deviation} (n = {value.n})"
+
+
 def _differing(results: Sequence[Result]) -> dict[str, tuple[Any, ...]]:
     """Settings other than the level and its data's place that are not the same in all of these runs."""
     specs = [dict(flat(result.spec)) for result in results]
     keys = dict.fromkeys(key for spec in specs for key in spec)
     own = ("level", "data.source", "data.train", "data.eval")
-    found = {key: tuple(spec.get(key) for spec in specs) for key in keys if key not in own}
+    found = {
+        key: tuple(spec.get(key) for spec in specs)
+        for key in keys
+        if key not in own and not key.startswith("reference")
+    }
     return {key: values for key, values in found.items() if len({json.dumps(v) for v in values}) > 1}
 
 

@@ -19,6 +19,7 @@ class SpecFile(_Stored):
     dataset: str
     spec: dict[str, Any]
     submitted_at: str
+    code_version: str | None = None
 
 
 class StoredObject(_Stored):
@@ -56,6 +57,8 @@ class LogEntry(_Stored):
     epoch: float
     loss: float | None = None
     eval_loss: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
 
 
 class Best(_Stored):
@@ -77,6 +80,8 @@ class Evaluated(_Stored):
     full: TokenScore
     response: TokenScore
     seed_protocol: Score
+    seen: TokenScore | None = None  # over the evaluation sentences that stand in the training file
+    unseen: TokenScore | None = None  # and over those that do not
 
 
 class Reduction(_Stored):
@@ -100,6 +105,8 @@ class Data(_Stored):
     eval_examples: Count
     unique_words: Count
     longest_example_tokens: Count
+    train_sha256: str = ""
+    eval_sha256: str = ""
 
 
 class Machine(_Stored):
@@ -119,8 +126,76 @@ class Merge(_Stored):
     examples: Count
 
 
+class Attempt(_Stored):
+    """``attempts/<n>.json``."""
+
+    image: str | None = None
+
+
+class ExampleTokens(_Stored):
+    full: Count
+
+
+class ExampleSums(_Stored):
+    full: float
+
+
+class ExampleLosses(_Stored):
+    tokens: ExampleTokens
+    baseline: ExampleSums
+    tuned: ExampleSums
+
+
+class EvaluationFile(_Stored):
+    """``evaluation.json``: each evaluation example's summed negative log-likelihood, in nats."""
+
+    examples: list[ExampleLosses]
+
+
+class Answers(_Stored):
+    greedy: str
+    sampled: str
+
+
+class WrittenExample(_Stored):
+    words: list[str]
+    baseline: Answers
+    tuned: Answers
+
+
+class GenerationFile(_Stored):
+    """``generation.json``: what the untrained and the tuned model wrote for the words of evaluation examples."""
+
+    examples: list[WrittenExample]
+
+
+class Quality(_Stored):
+    """Counted in a model's texts; ``cefr_batch.quality.Quality`` says how."""
+
+    answers: Count
+    sentences: Count
+    well_formed_percent: float | None
+    words_used_percent: float | None
+    copied_percent: float | None
+    duplicate_percent: float | None
+    words_per_sentence: float | None
+    at_or_below_level_percent: float | None
+    unknown_words_percent: float | None
+    readability_grade: float | None
+
+
+class Written(_Stored):
+    greedy: Quality
+    sampled: Quality
+
+
+class Generation(_Stored):
+    baseline: Written
+    tuned: Written
+
+
 class MetricsFile(_Stored):
-    """``metrics.json``. The last five keys came later than the others, so they may be missing."""
+    """``metrics.json``. The last keys, those with defaults, came later than the others, so they may be missing."""
 
     level: str
     backend: str
@@ -139,6 +214,7 @@ class MetricsFile(_Stored):
     versions: dict[str, str] = {}
     evaluation: Evaluation | None = None
     merge: Merge | None = None
+    generation: Generation | None = None
 
     @property
     def examples_evaluated(self) -> int:

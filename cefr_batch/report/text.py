@@ -1,61 +1,29 @@
-"""How numbers and foreign text look in a report."""
+"""Times and sizes in a few words; foreign text in Markdown, and Markdown's tables."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timezone
-
-NONE = "–"
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 
-def count(value: int) -> str:
-    return f"{value:,}"
+def decimal(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}"
 
 
-def figure(value: float | None, digits: int = 2) -> str:
-    """A loss, a perplexity: ``0.43``; ``–`` if there is none."""
-    return NONE if value is None else f"{value:,.{digits}f}"
-
-
-def percent(value: float) -> str:
-    """``68.7%``; what is not zero never looks like it."""
-    if 0 < abs(value) < 0.05:
-        return "<0.1%" if value > 0 else ">-0.1%"
-    return f"{value:.1f}%"
-
-
-def short_duration(seconds: float) -> str:
-    """``6 min 42 s``"""
+def short_duration(seconds: float, units: tuple[str, str, str] = ("h", "min", "s")) -> str:
+    """``6 min 42 s``, ``5 min``"""
     hours, rest = divmod(round(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    parts = [(hours, "h"), (minutes, "min"), (left, "s")]
-    first = next((i for i, (n, _) in enumerate(parts) if n), 2)
-    return " ".join(f"{n} {unit}" for n, unit in parts[first:])
+    parts = zip((hours, *divmod(rest, 60)), units, strict=True)
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or f"0 {units[-1]}"
 
 
-def duration(seconds: float) -> str:
-    """``6 min 42 s (402.4 s)``"""
-    exact = f"{seconds:.1f} s"
-    return exact if seconds < 60 else f"{short_duration(seconds)} ({exact})"
-
-
-def time(stamp: str) -> str:
-    """``2025-10-26 13:07 UTC``; a stamp that is no time stays as it is."""
-    try:
-        parsed = datetime.fromisoformat(stamp)
-    except ValueError:
-        return stamp
-    return f"{parsed.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC" if parsed.tzinfo else stamp
-
-
-def size(n_bytes: float) -> str:
+def size(n_bytes: float, number: Callable[[float, int], str] = decimal) -> str:
     """``1.4 GB``, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if n_bytes < 999.95:
-            return f"{n_bytes:.{0 if unit == 'B' else 1}f} {unit}"
+            return f"{number(n_bytes, 0 if unit == 'B' else 1)} {unit}"
         n_bytes /= 1000
-    return f"{n_bytes:,.1f} TB"
+    return f"{number(n_bytes, 1)} TB"
 
 
 def plain(text: str) -> str:

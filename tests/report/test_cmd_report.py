@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +23,7 @@ def test_markdown_on_standard_output_and_nothing_beside(tmp_path: Path, capsys: 
     three_levels(tmp_path)
     assert main(["report", "--store", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("# CEFR fine-tuning report\n")
+    assert out.startswith("# CEFR fine-tuning results\n")
     assert out.endswith("\n")
     assert not out.endswith("\n\n")
     assert err == ""
@@ -38,29 +40,79 @@ def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: Captured)
     assert err == ""
 
 
+ALL = ["levels_grid.png", "levels_overlay.png", "report.csv", "report.html", "report.json", "report.md"]
+
+
 @pytest.mark.parametrize(
-    ("out", "files"),
+    ("out", "formats", "files"),
     [
-        ("reports", ["reports/report.json", "reports/report.md"]),
-        ("reports/levels.md", ["reports/levels.json", "reports/levels.md"]),
-        ("v1.2.json", ["v1.2.json", "v1.2.md"]),
-        ("a b#?%20ş", ["a b#?%20ş/report.json", "a b#?%20ş/report.md"]),
+        ("reports", [], [f"reports/{name}" for name in ALL]),
+        ("reports", ["--format", "csv,md"], [f"reports/{name}" for name in ALL if not name.endswith(("html", "json"))]),
+        ("reports/levels.html", [], ["reports/levels.html"]),
+        ("v1.2.json", ["--format", "json"], ["v1.2.json"]),
+        ("a b#?%20ş", [], [f"a b#?%20ş/{name}" for name in ALL]),
     ],
 )
-def test_out_writes_both_files_and_prints_no_report(
-    tmp_path: Path, capsys: Captured, out: str, files: list[str]
+def test_out_writes_the_files_asked_for_and_prints_no_report(
+    tmp_path: Path, capsys: Captured, out: str, formats: list[str], files: list[str]
 ) -> None:
     store = three_levels(tmp_path / "store")
-    assert main(["report", "--store", store.url, "--out", str(tmp_path / "there" / out)]) == 0
+    assert main(["report", "--store", store.url, "--out", str(tmp_path / "there" / out), *formats]) == 0
     written = sorted(p.relative_to(tmp_path / "there").as_posix() for p in (tmp_path / "there").rglob("*.*"))
     assert written == files
     printed = capsys.readouterr()
     assert printed.out == ""
     assert all(str(tmp_path / "there" / name) in printed.err for name in files)
-    main(["report", "--store", store.url])
-    main(["report", "--store", store.url, "--json"])
-    same = "".join((tmp_path / "there" / name).read_text(encoding="utf-8") for name in reversed(files))
-    assert capsys.readouterr().out == same
+
+
+@pytest.mark.parametrize("language", ["en", "tr"])
+@pytest.mark.parametrize("kind", ["md", "html", "json", "csv"])
+def test_a_format_is_printed_as_it_would_be_written(tmp_path: Path, capsys: Captured, kind: str, language: str) -> None:
+    store = three_levels(tmp_path / "store")
+    choice = ["report", "--store", store.url, "--format", kind, "--lang", language]
+    assert main(choice) == 0
+    printed = capsys.readouterr().out
+    assert main([*choice, "--out", str(tmp_path / f"it.{kind}")]) == 0
+    assert (tmp_path / f"it.{kind}").read_bytes() == printed.encode()
+
+
+def test_the_same_store_gives_the_same_bytes_in_every_file(tmp_path: Path) -> None:
+    """In processes of their own: their hash seeds differ."""
+    store = three_levels(tmp_path / "store")
+    for place in ("first", "second"):
+        command = [sys.executable, "-m", "cefr_batch", "report", "--store", store.url, "--out", str(tmp_path / place)]
+        subprocess.run(command, check=True, capture_output=True)
+    files = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert files == ALL
+    for name in files:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--format", "pdf"], "'pdf' is not a format; valid, with commas between: md, html, json, csv"),
+        (["--format", "md,html"], "2 formats cannot be printed at once; --out FOLDER writes them"),
+        (["--format", "md", "--out", "x.html"], "names one file"),
+        (["--lang", "de"], "'de' is not one of 'en', 'tr'"),
+    ],
+)
+def test_a_choice_that_cannot_be_met_is_one_sentence(
+    tmp_path: Path, capsys: Captured, options: list[str], said: str
+) -> None:
+    store = three_levels(tmp_path)
+    assert main(["report", "--store", store.url, *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+
+
+def test_runs_may_be_named_by_an_option_too(tmp_path: Path, capsys: Captured) -> None:
+    store = three_levels(tmp_path)
+    assert main(["report", "--store", store.url, "--run", "llama1b-a2-unsloth-v1", "--format", "csv"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.startswith("run,level,state,")
+    assert row.startswith("llama1b-a2-unsloth-v1,A2,SUCCEEDED,")
 
 
 def test_out_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: Captured) -> None:
@@ -119,7 +171,7 @@ def test_out_may_be_a_place_in_a_bucket(
     store = three_levels(tmp_path)
     bucket = open_store(server_of("moto").url("reported"))
     assert main(["report", "--store", store.url, "--out", below(bucket.url, "reports/x")]) == 0
-    assert [found.key for found in bucket.objects("")] == ["reports/x/report.json", "reports/x/report.md"]
+    assert [found.key for found in bucket.objects("")] == [f"reports/x/{name}" for name in ALL]
     assert bucket.get_json("reports/x/report.json")["store"] == store.url
     assert main(["report", "--store", store.url, "--out", below(bucket.url, "levels.json")]) == 0
-    assert [found.key for found in bucket.objects("levels")] == ["levels.json", "levels.md"]
+    assert [found.key for found in bucket.objects("levels")] == ["levels.json"]

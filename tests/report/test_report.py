@@ -19,12 +19,19 @@ from cefr_batch import layout
 from cefr_batch.launch.base import State
 from cefr_batch.launch.state import RunState
 from cefr_batch.report.as_json import report_json
-from cefr_batch.report.collect import MISSING, collect
-from cefr_batch.report.markdown import _passed, report_markdown
+from cefr_batch.report.build import _passed, build
+from cefr_batch.report.collect import MISSING, Report, collect
+from cefr_batch.report.document import Document, Lines, Paragraph, plain_text
+from cefr_batch.report.language import Language
+from cefr_batch.report.markdown import render_markdown
 from cefr_batch.store import to_json
 from cefr_batch.store.local import LocalStore
 
 LATER = "2025-10-27T08:00:00+00:00"
+
+
+def report_markdown(report: Report, language: str = "en") -> str:
+    return render_markdown(build(report, Language(language)))
 
 
 def all_states(folder: Path) -> LocalStore:
@@ -85,9 +92,9 @@ def test_a_level_whose_newest_run_failed_is_shown_by_the_older_one_and_says_so(t
     assert entry.result is not None
     assert (entry.newest, entry.state, entry.result.run) == ("llama1b-a2-unsloth-v2", "FAILED", "llama1b-a2-unsloth-v1")
     text = report_markdown(report)
-    assert "`llama1b-a2-unsloth-v2` is **FAILED**: stage train was killed by the system" in text
+    assert "`llama1b-a2-unsloth-v2`: **failed**: stage train was killed by the system" in text
     assert "The figures below are those of the older run `llama1b-a2-unsloth-v1`." in text
-    assert "A2 is shown by an older run: the newest is FAILED." in text
+    assert "A2 is shown by an older run: the newest is failed." in text
 
 
 def test_a_run_that_failed_before_a_newer_complete_one_is_not_mentioned(tmp_path: Path) -> None:
@@ -100,7 +107,7 @@ def test_a_run_that_failed_before_a_newer_complete_one_is_not_mentioned(tmp_path
 def test_a_level_asked_for_that_has_no_run_is_missing(tmp_path: Path) -> None:
     report = collect(three_levels(tmp_path), levels=["B1", "C1"])
     assert [(e.level, e.state) for e in report.entries] == [("B1", "SUCCEEDED"), ("C1", MISSING)]
-    assert "Without figures: C1 (MISSING)." in report_markdown(report)
+    assert "Without figures: C1 (missing)." in report_markdown(report)
 
 
 def test_a_run_that_was_claimed_but_never_started_is_visible(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_runs_named_are_compared_under_their_names_where_they_share_a_level(tmp_
     add_complete(store, "llama1b-b1-unsloth-v2", "B1", B1, at=LATER, training__epochs=3)
     names = ["llama1b-b1-unsloth-v2", "llama1b-b1-unsloth-v1"]
     text = report_markdown(collect(store, runs=names))
-    assert "## llama1b-b1-unsloth-v1 vs llama1b-b1-unsloth-v2\n" in text
+    assert "## llama1b-b1-unsloth-v1 vs llama1b-b1-unsloth-v2: comparison\n" in text
     assert "| `training.epochs` | `10`                  | `3`                   |" in text
     both = collect(store, runs=["llama1b-b1-unsloth-v2"], levels=["B1", "A1"])
     assert [e.newest for e in both.entries] == ["llama1b-a1-unsloth-v1", "llama1b-b1-unsloth-v2"]
@@ -180,7 +187,7 @@ def test_an_object_that_is_damaged_leaves_the_other_levels_alone(tmp_path: Path,
     report = collect(store)
     assert [bool(e.result) for e in report.entries] == [True, True, False]
     assert report.entries[2].reason.startswith(f"unreadable {name.removesuffix('.json')}: ")
-    assert "## A1 vs A2\n" in report_markdown(report)
+    assert "## A1 vs A2: comparison\n" in report_markdown(report)
     to_json(report_json(report))
 
 
@@ -223,7 +230,7 @@ def test_a_long_progression_keeps_the_first_the_best_and_the_last_evaluation(tmp
     log = [{"step": s, "epoch": s / 10, "eval_loss": 1.0 if s == 333 else 2.0} for s in range(1, 1001)]
     store.put_json("runs/llama1b-a1-unsloth-v1/metrics.json", {**made, "log": log, "best": log[332]})
     text = report_markdown(collect(store))
-    assert "16 of 1000 evaluations are shown" in text
+    assert "16 of 1,000 evaluations are shown" in text
     assert "first evaluation" in text
     assert "|  33.30 |   333 |          – |  **1.00** | best" in text
     assert "last evaluation" in text
@@ -233,7 +240,7 @@ def test_fine_tuning_that_made_it_worse_is_said(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     add_complete(store, "llama1b-a1-unsloth-v1", "A1", replace(A1, response=(0.5, 0.6)))
     text = report_markdown(collect(store))
-    assert "**Fine-tuning did not lower the loss** over: response only." in text
+    assert "**Fine-tuning did not lower the loss** over: Response only." in text
     assert "**-20.0%**" in text
 
 
@@ -254,8 +261,8 @@ def test_batches_that_did_not_fit_and_several_gpus_are_said(tmp_path: Path) -> N
     store.put_json("runs/llama1b-b1-unsloth-v1/metrics.json", {**made, "train": {**made["train"], **train}})
     text = report_markdown(collect(store))
     assert (
-        "- **Out of memory:** at step 1 with 8 and at step 7 with 4 examples at once; trained on with 2 x 16, the effective "
-        "batch size as before\n" in text
+        "- **Out of memory:** at step 1 with 8 examples at once, at step 7 with 4 examples at once; trained on with 2 x 16, "
+        "the effective batch size as before\n" in text
     )
     assert "- **Hardware:** 2 x NVIDIA RTX 4090" in text
 
@@ -268,8 +275,8 @@ def test_settings_that_need_a_gpu_are_not_claimed_where_there_was_none(tmp_path:
         machine = {"cpu": "AMD EPYC", "threads": 2, "gpu": gpu}
         store.put_json(f"runs/{run}/metrics.json", {**made, "machine": machine})
     without, with_gpu = (report_markdown(collect(store, levels=[level])) for level in ("A1", "B1"))
-    assert "model.load_in_4bit = true  # without a GPU: not quantized\n" in without
-    assert 'training.optimizer = "adamw_8bit"  # without a GPU: adamw\n' in without
+    assert "model.load_in_4bit = true # without a GPU: not quantized\n" in without
+    assert 'training.optimizer = "adamw_8bit" # without a GPU: adamw\n' in without
     assert "AMD EPYC, 2 threads, no GPU" in without
     assert "without a GPU" not in with_gpu
 
@@ -292,14 +299,14 @@ def test_the_first_published_b1_figures_are_all_there(tmp_path: Path) -> None:
         "806",
         "6 min 42 s (402.4 s)",
         "290 (10.00 epochs)",
-        "44.73 training examples per second",
-        "NVIDIA RTX 4090 with 24 GB",
+        "**Train samples/sec:** 44.73",
+        "NVIDIA RTX 4090 24 GB",
         "|  0.35 |   10 |       1.82 |         – | first training loss",
         "|  1.74 |   50 |          – |      0.61 | first evaluation",
         "|  6.92 |  200 |          – |  **0.43** | best",
         "Training loss: 1.82 → 0.34, 81.3% lower.",
         "Step 200 (epoch 6.92), with an evaluation loss of **0.426**",
-        "| Seed protocol |     2.34 |  0.73 | **68.7%** |               10.34 |             2.08 |     79.9% |",
+        "| Seed protocol |     2.34 |  0.73 | **68.7%** |               10.34 |             2.08 |                79.9% |",
     ):
         assert published in text
 
@@ -324,19 +331,18 @@ def test_foreign_text_cannot_break_out(tmp_path: Path) -> None:
     html = MarkdownIt("commonmark").enable("table").render(text)
     assert "<script" not in html
     assert html.count("<h1>") == 1
-    assert html.count("<h2>") == 5  # A1, A2, B1, C1, the comparison
+    assert html.count("<h2>") == 6  # overview, comparison, A1, A2, B1, C1
     assert "model.name = " in html
 
 
 def test_what_a_dead_job_printed_last_is_shown_as_it_is() -> None:
     state = RunState("llama1b-b1-unsloth-v1", "B1", State.FAILED, "it died\nThe end of its output:\n*boom*\x1b[0m")
-    assert _passed(state) == [
-        "`llama1b-b1-unsloth-v1` is **FAILED**: it died",
-        "",
-        "    The end of its output:",
-        "    *boom*\N{REPLACEMENT CHARACTER}[0m",
-        "",
-    ]
+    about, lines = _passed(state, Language("en"))
+    assert isinstance(about, Paragraph)
+    assert plain_text(about.spans) == "llama1b-b1-unsloth-v1: failed: it died"
+    assert lines == Lines(("The end of its output:", "*boom*\x1b[0m"))
+    document = Document("title", "en", (about, lines))
+    assert render_markdown(document).endswith("    The end of its output:\n    *boom*\N{REPLACEMENT CHARACTER}[0m\n")
 
 
 def test_reporting_loads_no_training_library(tmp_path: Path) -> None:
@@ -349,10 +355,10 @@ def test_reporting_loads_no_training_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-    assert "## A1 vs A2 vs B1" in done.stdout
+    assert "## A1 vs A2 vs B1: comparison" in done.stdout
 
 
 def test_b1_is_the_best_of_every_marked_row_as_published(tmp_path: Path) -> None:
     text = report_markdown(collect(three_levels(tmp_path)))
-    comparison = text[text.index("## A1 vs A2 vs B1") :]
-    assert comparison.count("** ★ |\n") == comparison.count("★ |") == 6
+    comparison = text[text.index("## A1 vs A2 vs B1") : text.index("★ the best")]
+    assert comparison.count("** ★ |\n") == comparison.count("★ |") == 8

@@ -12,9 +12,11 @@ from report_stores import A1, A2, B1, add_complete
 
 from cefr_batch.report.collect import collect
 from cefr_batch.report.compare import MEASURES, best_of, compare
-from cefr_batch.report.text import figure
+from cefr_batch.report.language import Language
+from cefr_batch.report.statistics import Spread
 from cefr_batch.store.local import LocalStore
 
+figure = Language("en").figure
 values = st.lists(st.one_of(st.none(), st.floats(-1e3, 1e3)), min_size=0, max_size=6)
 ways = st.sampled_from(["higher", "lower"])
 
@@ -70,6 +72,8 @@ def test_merits_are_marked_and_sizes_are_not(tmp_path: Path) -> None:
         "loss_reduction_percent",
         "perplexity_reduction_percent",
         "response_loss_reduction_percent",
+        "seed_protocol_loss_reduction_percent",
+        "seed_protocol_perplexity_reduction_percent",
         "final_train_loss",
         "best_eval_loss",
         "tuned_response_perplexity",
@@ -82,8 +86,8 @@ def test_the_comparison_shows_the_stored_figures_not_recomputed_ones(tmp_path: P
     made["reduction"]["full"] = {"loss_percent": 12.3, "perplexity_percent": 45.6}
     store.put_json("runs/llama1b-b1-unsloth-v1/metrics.json", made)
     rows = {row.measure.key: row.values for row in compare(collect(store)).rows}
-    assert rows["loss_reduction_percent"] == (12.3,)
-    assert rows["perplexity_reduction_percent"] == (45.6,)
+    assert rows["loss_reduction_percent"] == (Spread(12.3, None, 1),)
+    assert rows["perplexity_reduction_percent"] == (Spread(45.6, None, 1),)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from cefr_batch.report import text
+from cefr_batch.report.language import Language
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
@@ -64,37 +65,62 @@ def test_plain_text_is_one_printable_line(raw: str) -> None:
     assert text.plain(raw).isprintable()
 
 
+EN, TR = Language("en"), Language("tr")
+
+
 @pytest.mark.parametrize(
-    ("seconds", "long", "short"),
+    ("seconds", "english", "turkish"),
     [
-        (402.4, "6 min 42 s (402.4 s)", "6 min 42 s"),
-        (31.27, "31.3 s", "31 s"),
-        (0.0, "0.0 s", "0 s"),
-        (59.97, "60.0 s", "1 min 0 s"),
-        (60.0, "1 min 0 s (60.0 s)", "1 min 0 s"),
-        (3725.04, "1 h 2 min 5 s (3725.0 s)", "1 h 2 min 5 s"),
-        (90000.0, "25 h 0 min 0 s (90000.0 s)", "25 h 0 min 0 s"),
+        (402.4, "6 min 42 s (402.4 s)", "6 dk 42 sn (402,4 sn)"),
+        (31.27, "31.3 s", "31,3 sn"),
+        (0.0, "0.0 s", "0,0 sn"),
+        (60.0, "1 min (60.0 s)", "1 dk (60,0 sn)"),
+        (3725.04, "1 h 2 min 5 s (3,725.0 s)", "1 sa 2 dk 5 sn (3.725,0 sn)"),
+        (90000.0, "25 h (90,000.0 s)", "25 sa (90.000,0 sn)"),
     ],
 )
-def test_durations(seconds: float, long: str, short: str) -> None:
-    assert text.duration(seconds) == long
-    assert text.short_duration(seconds) == short
+def test_durations(seconds: float, english: str, turkish: str) -> None:
+    assert EN.duration(seconds) == english
+    assert TR.duration(seconds) == turkish
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [(68.66, "68.7%"), (0.0, "0.0%"), (100.0, "100.0%"), (0.01, "<0.1%"), (-0.01, ">-0.1%"), (-20.04, "-20.0%")],
+    ("seconds", "expected"), [(0.0, "0 s"), (59.97, "1 min"), (402.4, "6 min 42 s"), (3605.0, "1 h 5 s")]
 )
-def test_percentages_and_what_is_not_zero_never_looks_like_it(value: float, expected: str) -> None:
-    assert text.percent(value) == expected
+def test_short_durations(seconds: float, expected: str) -> None:
+    assert text.short_duration(seconds) == EN.short_duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "english", "turkish"),
+    [
+        (68.66, "68.7%", "%68,7"),
+        (0.0, "0.0%", "%0,0"),
+        (100.0, "100.0%", "%100,0"),
+        (0.01, "<0.1%", "<%0,1"),
+        (-0.01, ">-0.1%", ">-%0,1"),
+        (-20.04, "-20.0%", "-%20,0"),
+        (None, "–", "–"),
+    ],
+)
+def test_percentages_and_what_is_not_zero_never_looks_like_it(value: float, english: str, turkish: str) -> None:
+    assert EN.percent(value) == english
+    assert TR.percent(value) == turkish
 
 
 def test_figures_and_counts() -> None:
-    assert text.figure(0.426) == "0.43"
-    assert text.figure(0.4261, 3) == "0.426"
-    assert text.figure(22026.466) == "22,026.47"
-    assert text.figure(None) == "–"
-    assert text.count(1800) == "1,800"
+    assert EN.figure(0.426) == "0.43"
+    assert EN.figure(0.4261, 3) == "0.426"
+    assert EN.figure(22026.466) == "22,026.47"
+    assert TR.figure(22026.466) == "22.026,47"
+    assert EN.figure(None) == "–"
+    assert (EN.count(1800), TR.count(1800)) == ("1,800", "1.800")
+    assert (EN.plain_number(0.0002), TR.plain_number(0.0002)) == ("0.0002", "0,0002")
+
+
+@given(st.floats(-1e6, 1e6))
+def test_a_figure_is_rounded_as_python_rounds(value: float) -> None:
+    assert EN.figure(value, 2).replace("-0.00", "0.00") == f"{value:,.2f}".replace("-0.00", "0.00")
 
 
 @pytest.mark.parametrize(
@@ -109,20 +135,20 @@ def test_figures_and_counts() -> None:
     ],
 )
 def test_sizes(n: int, expected: str) -> None:
-    assert text.size(n) == expected
+    assert text.size(n) == EN.size(n) == expected
 
 
 @pytest.mark.parametrize(
     ("stamp", "expected"),
     [
-        ("2025-10-26T13:07:11+00:00", "2025-10-26 13:07 UTC"),
-        ("2025-10-26T16:07:11+03:00", "2025-10-26 13:07 UTC"),
+        ("2025-10-26T13:07:11+00:00", "26 October 2025, 13:07 UTC"),
+        ("2025-10-26T16:07:11+03:00", "26 October 2025, 13:07 UTC"),
         ("2025-10-26T13:07:11", "2025-10-26T13:07:11"),
         ("yesterday", "yesterday"),
     ],
 )
 def test_times_are_utc_and_what_is_none_stays(stamp: str, expected: str) -> None:
-    assert text.time(stamp) == expected
+    assert EN.time(stamp) == expected
 
 
 def test_a_table_is_aligned_as_plain_text() -> None:
