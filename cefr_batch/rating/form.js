@@ -38,7 +38,6 @@
 
   function resume(name) {
     rater = name;
-    ratings = new Map();
     let at = 0;
     try {
       const saved = JSON.parse(kept(`${LAST}:${rater}`)) ?? { ratings: [] };

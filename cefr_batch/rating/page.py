@@ -23,8 +23,7 @@ def form_html(form: Form, language: str) -> str:
     """The page. It holds what the rater may see: of a form's sources, nothing."""
     texts = form_texts(language)
     style, script = _resource("form.css"), _resource("form.js")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(_resource("form.html.jinja")).render(
+    return _template().render(
         lang=language,
         t=texts,
         items=[item.model_dump(include={"id", "level", "word", "sentence"}) for item in form.items],
@@ -44,6 +43,12 @@ def form_texts(language: str) -> dict[str, Any]:
     """The form's words in a language of ``LANGUAGES``."""
     texts: dict[str, Any] = yaml.safe_load(_resource(f"{language}.yaml"))
     return texts
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(_resource("form.html.jinja"))
 
 
 @cache
