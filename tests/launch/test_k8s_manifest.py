@@ -285,7 +285,7 @@ def test_the_report_waits_longer_than_the_runs_may_take_and_comes_last() -> None
     assert render(site, ONE).report is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True), st.integers(2, 1000))
 def test_every_run_name_makes_names_that_kubernetes_takes(run: str, count: int) -> None:
     """A Job's name is a label's value and, with an index, a host name: at most 63 characters."""
@@ -318,14 +318,14 @@ def expanded(text: str, variables: dict[str, str]) -> str:
     return re.sub(r"\$\$|\$\(([^)]*)\)", found, text)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(LINES)
 def test_kubernetes_reads_an_argument_as_it_was_meant(text: str) -> None:
     assert expanded(literal(text), {"HOME": "/work", "": "x"}) == text
     assert expanded("$(HOME) $$(HOME)", {"HOME": "/work"}) == "/work $(HOME)", "the stand-in does expand"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), LINES, max_size=4), LINES)
 def test_a_hostile_setting_arrives_as_it_is_and_changes_nothing_else(environment: dict[str, str], word: str) -> None:
     batch = Batch((JobOrder("run-a", f"s3://bucket/{word}"),))
@@ -346,7 +346,7 @@ NOT_TEXT = re.compile(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(LINES | st.from_regex(NOT_TEXT, fullmatch=True))
 def test_text_stays_text_for_every_reader_of_yaml(text: str) -> None:
     document = to_yaml([{"value": text}])
