@@ -26,7 +26,7 @@ REVISION    = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>
 BUILD_IMAGE = $(ENGINE) build --file containers/Dockerfile $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) $(if $(REVISION),--build-arg REVISION=$(REVISION))
 
-.PHONY: help setup setup-unsloth demo test lint e2e e2e-slurm e2e-k8s tools benchmark locks image image-cpu sbom audit clean
+.PHONY: help setup setup-unsloth demo test lint e2e e2e-slurm e2e-k8s tools bench locks image image-cpu sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -74,9 +74,9 @@ tools: setup
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
 	@! { command -v apt-get && [ "$$(id -u)" = 0 ]; } >/dev/null || tests/clusters/packages.sh chromium
 
-benchmark: setup ## transfers against s5cmd, rclone and boto3 on one SeaweedFS
+bench: setup ## compare speeds with what a user would run instead: docs/benchmarks.md (about 20 minutes; ROW=merge for one row)
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
-	$(BIN)/python -m pytest -m benchmark -s
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ROW)
 
 locks: setup ## renew the locked requirements in containers/ from setup.cfg
 	$(BIN)/python -m pip install --quiet uv

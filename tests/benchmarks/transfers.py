@@ -1,33 +1,27 @@
-"""How fast transfers are, against s5cmd, rclone and boto3's defaults, on the same server in one run.
+"""How fast transfers are, against s5cmd, rclone and boto3's defaults, on the same SeaweedFS.
 
 Every tool runs as a process of its own, so its start counts. Ours hashes every byte with SHA-256 on the way; the others
-do so with ``sha256sum`` afterwards (downloads: is it what was stored?) or before (uploads: what will be stored?). The
-tools take turns; what is printed is the median of some rounds.
-
-    make benchmark
+do so with ``sha256sum`` afterwards (downloads: is it what was stored?) or before (uploads: what will be stored?).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-from clusters.s3 import BUCKET, KEYS, Server, program
+from clusters.s3 import BUCKET, KEYS, Server, program, seaweedfs
 
-pytestmark = [pytest.mark.benchmark, pytest.mark.usefixtures("aws")]
+from benchmarks.measure import OURS, Comparison, Took, fastest, in_turns, process, ratio, seconds_of
 
-ROUNDS = {"large": 3, "small": 9}
-LARGE = 1_200_000_000
-SMALL_FILES = 400
-MEMORY_LIMIT = 300_000_000
+MEMORY_LIMIT_MB = 300
 
 UP = """
 import sys
@@ -64,20 +58,40 @@ else:
 """
 
 
-@dataclass(frozen=True)
-class Took:
-    seconds: float
-    hashing: float
-    memory: int
-
-    @property
-    def whole(self) -> float:
-        return self.seconds + self.hashing
+def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
+    sizes = {"large": [3_000_000], "small": _sizes(20)} if tiny else {"large": [1_200_000_000], "small": _sizes(400)}
+    rounds = {"large": 1, "small": 1} if tiny else {"large": 3, "small": 9}
+    with server(folder) as store:
+        return [one for kind in sizes for one in _transfers(kind, sizes[kind], rounds[kind], store, folder / kind)]
 
 
-def files_of(kind: str, folder: Path) -> Path:
+@contextmanager
+def server(folder: Path) -> Iterator[Server]:
+    """A SeaweedFS, whose keys are in the environment as long as it runs."""
+    ours = {**KEYS, "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null"}
+    before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    for name in before:
+        del os.environ[name]
+    os.environ.update(ours)
+    (folder / "seaweedfs").mkdir()
+    store = seaweedfs(folder / "seaweedfs")
+    try:
+        store.start()
+        yield store
+    finally:
+        store.kill()
+        for name in ours:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _sizes(number: int) -> list[int]:
     dice = random.Random(0)
-    sizes = [LARGE] if kind == "large" else [dice.randrange(500, 60_000) for _ in range(SMALL_FILES)]
+    return [dice.randrange(500, 60_000) for _ in range(number)]
+
+
+def files_of(sizes: list[int], folder: Path) -> Path:
+    dice = random.Random(0)
     for number, size in enumerate(sizes):
         path = folder / f"part-{number % 20}" / f"file-{number}.bin"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,17 +99,6 @@ def files_of(kind: str, folder: Path) -> Path:
             for start in range(0, size, 10_000_000):
                 file.write(dice.randbytes(min(10_000_000, size - start)))
     return folder
-
-
-def measured(command: list[str]) -> tuple[float, int]:
-    """Seconds, and the largest resident memory of the process in bytes."""
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - started
-    assert process.stderr
-    assert status == 0, process.stderr.read().decode()
-    return seconds, usage.ru_maxrss * 1024
 
 
 def hashed(folder: Path) -> float:
@@ -117,8 +120,8 @@ def empty(server: Server, prefix: str) -> None:
 Tool = Callable[[str, str, Path], list[str]]
 
 
-def tools(server: Server, listing: Path, tmp_path: Path) -> dict[str, Tool]:
-    config = tmp_path / "rclone.conf"
+def tools(server: Server, listing: Path, folder: Path) -> dict[str, Tool]:
+    config = folder / "rclone.conf"
     config.write_text(
         f"[s]\ntype = s3\nprovider = SeaweedFS\nendpoint = {server.endpoint}\nregion = us-east-1\n"
         f"access_key_id = {KEYS['AWS_ACCESS_KEY_ID']}\nsecret_access_key = {KEYS['AWS_SECRET_ACCESS_KEY']}\n"
@@ -142,44 +145,54 @@ def tools(server: Server, listing: Path, tmp_path: Path) -> dict[str, Tool]:
     def with_boto(way: str, prefix: str, folder: Path) -> list[str]:
         return [sys.executable, "-c", BOTO, server.endpoint, way, BUCKET, prefix, str(folder)]
 
-    return {"cefr-batch": ours, "s5cmd": with_s5cmd, "rclone": with_rclone, "boto3": with_boto}
+    return {OURS: ours, "s5cmd": with_s5cmd, "rclone": with_rclone, "boto3": with_boto}
 
 
-@pytest.mark.parametrize("kind", ["large", "small"])
-def test_transfers_beside_other_tools(
-    kind: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import json
-
+def _transfers(kind: str, sizes: list[int], rounds: int, server: Server, folder: Path) -> list[Comparison]:
     from cefr_batch.files import sha256_file
 
-    source = files_of(kind, tmp_path / "source")
+    source = files_of(sizes, folder / "source")
     paths = sorted(path for path in source.rglob("*") if path.is_file())
     entries = [(p.relative_to(source).as_posix(), p.stat().st_size, sha256_file(p)) for p in paths]
-    listing = tmp_path / "listing.json"
+    listing = folder / "listing.json"
     listing.write_text(json.dumps(entries))
-    took: dict[tuple[str, str], list[Took]] = {}
-    for number in range(ROUNDS[kind]):
-        for name, tool in tools(server, listing, tmp_path).items():
-            prefix = f"{kind}-{name}-{number}"
-            target = tmp_path / prefix
+    number = iter(range(10_000))
+
+    def both(name: str, tool: Tool) -> Callable[[], tuple[Took, Took]]:
+        def up_and_down() -> tuple[Took, Took]:
+            prefix = f"{kind}-{name}-{next(number)}"
+            target = folder / prefix
             target.mkdir()
-            for way, folder in (("up", source), ("down", target)):
-                seconds, memory = measured(tool(way, prefix, folder))
-                hashing = 0.0 if name == "cefr-batch" else hashed(folder)
-                took.setdefault((way, name), []).append(Took(seconds, hashing, memory))
+            ways = (_took(name, tool, "up", prefix, source), _took(name, tool, "down", prefix, target))
             got = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
-            assert got == [key for key, _, _ in entries], name
+            if got != [key for key, _, _ in entries]:
+                raise RuntimeError(f"{name} did not bring back what was stored")
             if kind == "large":  # many small files are left: file systems are slower to make new ones just after that
                 shutil.rmtree(target)
                 empty(server, prefix)
-    middle = {key: sorted(several, key=lambda one: one.whole)[len(several) // 2] for key, several in took.items()}
-    with capsys.disabled():
-        for way in ("up", "down"):
-            others = {name: one for (w, name), one in middle.items() if w == way and name != "cefr-batch"}
-            mine, fastest = middle[way, "cefr-batch"], min(others, key=lambda name: others[name].whole)
-            print(f"\n{kind} {way}: cefr-batch {mine.whole:.2f} s, {mine.memory / 1e6:.0f} MB; ", end="")
-            print(", ".join(f"{name} {one.seconds:.2f} + {one.hashing:.2f} s" for name, one in others.items()), end="")
-            print(f"; {others[fastest].whole / mine.whole:.2f} times as fast as {fastest}")
-    for way in ("up", "down"):
-        assert max(one.memory for one in took[way, "cefr-batch"]) < MEMORY_LIMIT
+            return ways
+
+        return up_and_down
+
+    took = in_turns(rounds, {name: both(name, tool) for name, tool in tools(server, listing, folder).items()})
+    what = (
+        f"1 file of {sizes[0] / 1e6:,.0f} MB" if kind == "large" else f"{len(sizes)} files, {sum(sizes) / 1e6:.0f} MB"
+    )
+    ways = (("up", 0), ("down", 1))
+    return [_direction(f"{what}, {way}", {k: [pair[i] for pair in v] for k, v in took.items()}) for way, i in ways]
+
+
+def _took(name: str, tool: Tool, way: str, prefix: str, folder: Path) -> Took:
+    took = process(tool(way, prefix, folder))
+    hashing = 0.0 if name == OURS else hashed(folder)
+    return Took(took.seconds + hashing, took.peak_mb)
+
+
+def _direction(what: str, took: dict[str, list[Took]]) -> Comparison:
+    seconds = seconds_of(took)
+    other = fastest(seconds)
+    times, memory = ratio(seconds, other), max(one.peak_mb for one in took[OURS])
+    return Comparison(
+        "transfers", what, seconds, f"≥ 1.0 × the fastest, hashing included; memory ≤ {MEMORY_LIMIT_MB} MB",
+        f"{times:.2f} × {other}; {memory:.0f} MB", times >= 1 and memory <= MEMORY_LIMIT_MB,
+    )  # fmt: skip

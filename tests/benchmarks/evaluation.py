@@ -1,0 +1,50 @@
+"""Baseline and tuned evaluation, loading included, against the seed's way. Both compute in fp32, so that losses compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks import models
+from benchmarks.measure import OURS, Comparison, in_turns, median, ratio, script
+
+SEED = "seed's way"
+
+
+def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
+    if tiny:
+        return [_evaluates("a tiny model", tiny, folder, 4, 1)]
+    wide = models.random_llama(folder / "wide", models.smollm2(), layers=2, hidden=256, vocabulary=128256)
+    return [
+        _evaluates("Llama-3.2's vocabulary, a small body", wide, folder, 24, 3),
+        _evaluates("SmolLM2-135M", models.smollm2(), folder, 24, 2),
+    ]
+
+
+def _evaluates(name: str, model: Path, folder: Path, number: int, rounds: int) -> Comparison:
+    adapter = models.random_adapter(model, folder / f"adapter-{model.name}", 16)
+    examples = models.b1_examples(folder / "examples.json", number)
+
+    def way(program: str) -> dict[str, Any]:
+        result: dict[str, Any] = script(program, model, adapter, examples, str(number)).result()
+        return result
+
+    results = in_turns(rounds, {OURS: lambda: way("evaluate_ours.py"), SEED: lambda: way("evaluate_seed.py")})
+    seconds = {one: [result["seconds"] for result in several] for one, several in results.items()}
+    memory = {one: median([result["peak_mb"] for result in several]) for one, several in results.items()}
+    apart = max(abs(a - b) for a, b in zip(results[OURS][0]["losses"], results[SEED][0]["losses"], strict=True))
+    times, share = ratio(seconds, SEED), memory[OURS] / memory[SEED]
+    half = vocabulary_is_large(model)
+    return Comparison(
+        "evaluation", f"baseline + tuned on {number} B1 examples: {name}", seconds,
+        "≥ 1.3 × the seed's way; losses equal to 1e-4" + ("; peak memory ≤ half" if half else ""),
+        f"{times:.2f} ×; losses {apart:.1e} apart; memory {share:.2f} of it",
+        times >= 1.3 and apart <= 1e-4 and (share <= 0.5 or not half),
+        (f"memory beyond imports: {', '.join(f'{one} {mb:,.0f} MB' for one, mb in memory.items())}",),
+    )  # fmt: skip
+
+
+def vocabulary_is_large(model: Path) -> bool:
+    from transformers import AutoConfig
+
+    return bool(AutoConfig.from_pretrained(model).vocab_size > 100_000)

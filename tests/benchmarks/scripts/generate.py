@@ -1,0 +1,34 @@
+"""Sentences for B1 prompts. Arguments: batched or one-by-one, model, examples, how many, tokens at most."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from cefr_batch.data import prompt_of
+from cefr_batch.data.examples import read_examples
+from cefr_batch.run.generate import generate
+from cefr_batch.run.model import load_for_evaluation, load_tokenizer
+
+how, path, number, most = sys.argv[1], Path(sys.argv[2]), int(sys.argv[4]), int(sys.argv[5])
+model, tokenizer = load_for_evaluation(path), load_tokenizer(path)
+prompts = [prompt_of(example) for example in read_examples(Path(sys.argv[3]))[:number]]
+started = time.monotonic()
+if how == "batched":
+    texts = generate(model, tokenizer, prompts, max_new_tokens=most, batch_size=32)
+else:
+    texts = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt")
+        with torch.no_grad():
+            out = model.generate(
+                **ids,
+                max_new_tokens=most,
+                do_sample=False,
+                repetition_penalty=1.0,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        texts.append(tokenizer.decode(out[0, ids.input_ids.shape[1] :], skip_special_tokens=True))
+print(json.dumps({"seconds": time.monotonic() - started, "texts": texts}))
