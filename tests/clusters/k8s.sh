@@ -214,8 +214,10 @@ start() {
     esac
 }
 
-stop() { # gone when this returns
+stop() { # gone when this returns; the API server may wait a minute for those who watch it
     ! alive "$1" || kill "$(cat "$state/$1.pid")"
+    for _ in {1..20}; do alive "$1" && sleep 0.2; done
+    ! alive "$1" || kill -KILL "$(cat "$state/$1.pid")"
     wait_for 30 "the end of $1" gone "$1"
 }
 

@@ -44,11 +44,12 @@ class Server:
     command: Sequence[str]
     port: int
     log: Path
+    host: str = "127.0.0.1"
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def url(self, prefix: str = "", *, port: int | None = None) -> str:
         """The ``--store`` of a prefix in this server's bucket, through a proxy's port if one is given."""
@@ -104,7 +105,7 @@ class Server:
             self.process = None
 
 
-def seaweedfs(folder: Path) -> Server:
+def seaweedfs(folder: Path, host: str = "127.0.0.1") -> Server:
     weed = _needed("weed")
     identity = {
         "name": "test",
@@ -118,11 +119,11 @@ def seaweedfs(folder: Path) -> Server:
     data = folder / "data"
     data.mkdir(exist_ok=True)
     options = {
-        "dir": data, "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "volume.max": 0, "master.volumeSizeLimitMB": 1024,
+        "dir": data, "ip": host, "ip.bind": host, "volume.max": 0, "master.volumeSizeLimitMB": 1024,
         "s3": "true", "s3.config": config, "s3.port.iceberg": 0, "s3.port.lance": 0, **ports,
     }  # fmt: skip
     command = [weed, "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
-    return Server("seaweedfs", command, ports["s3.port"], folder / "server.log")
+    return Server("seaweedfs", command, ports["s3.port"], folder / "server.log", host)
 
 
 def rclone(folder: Path) -> Server:

@@ -1,0 +1,128 @@
+"""The Kubernetes that ``k8s.sh`` brings up, for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from clusters import until
+
+SCRIPT = Path(__file__).with_name("k8s.sh")
+HOST = "10.124.0.1"  # this machine, as pods reach it
+KUBECONFIG = "/run/k8s-e2e/admin.conf"
+NAMESPACE = "cefr-batch-e2e"
+USER = "user"  # a context, and its user, who has no rights from the start
+SUBJECT = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": USER}
+
+
+def script(*arguments: str | Path) -> None:
+    """Run ``k8s.sh``. It prints to a file: the daemons that it starts would keep a pipe open."""
+    with TemporaryFile("w+") as printed:
+        done = subprocess.run([SCRIPT, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=printed)
+        printed.seek(0)
+        assert done.returncode == 0, printed.read()
+
+
+def why_not() -> str:
+    """What keeps a Kubernetes from being brought up here; empty: nothing."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return "bringing up a Kubernetes needs root on Debian (tests/clusters/k8s.sh)"
+    return ""
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """A running Kubernetes; one that runs already is left running."""
+    before = Path(KUBECONFIG).exists()
+    script("up")
+    try:
+        yield
+    finally:
+        if not before:
+            script("down")
+
+
+def kubectl(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
+    """The standard output of ``kubectl`` in the tests' namespace, as its administrator."""
+    command = ["kubectl", f"--kubeconfig={KUBECONFIG}", f"--namespace={NAMESPACE}", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+    assert done.returncode == 0 or not check, done.stdout + done.stderr
+    return done.stdout
+
+
+def apply(*objects: dict[str, Any]) -> None:
+    kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+
+def get(kind: str, name: str = "", *options: str) -> Any:
+    return json.loads(kubectl("get", kind, *([name] if name else []), *options, "--output=json"))
+
+
+@contextmanager
+def namespace() -> Iterator[None]:
+    """The tests' own, empty."""
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+    apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    until(lambda: bool(kubectl("get", "serviceaccount", "default", "--ignore-not-found")))
+    try:
+        yield
+    finally:
+        kubectl("delete", "namespace", NAMESPACE, "--wait")
+        kubectl("delete", "persistentvolume", NAMESPACE, "--ignore-not-found")
+
+
+def volume(folder: Path, claim: str) -> None:
+    """A claim to a folder of this machine."""
+    capacity, modes = {"storage": "10Gi"}, ["ReadWriteMany"]
+    spec = {"accessModes": modes, "storageClassName": ""}
+    reference = {"namespace": NAMESPACE, "name": claim}
+    apply(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": NAMESPACE},
+            "spec": {**spec, "capacity": capacity, "hostPath": {"path": str(folder)}, "claimRef": reference},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": claim},
+            "spec": {**spec, "volumeName": NAMESPACE, "resources": {"requests": capacity}},
+        },
+    )
+
+
+def pods(job: str) -> list[dict[str, Any]]:
+    """A Job's pods, the oldest first."""
+    found = get("pods", "", f"--selector=job-name={job}")["items"]
+    return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+
+def running_pod(job: str) -> str:
+    """The name of a Job's pod that runs and is not being stopped; empty if there is none."""
+    names = [
+        str(pod["metadata"]["name"])
+        for pod in pods(job)
+        if pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
+    ]
+    return names[0] if names else ""
+
+
+def evict(pod: str) -> None:
+    """Through the eviction API, as a node that is drained does."""
+    eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
+    kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
+
+
+def kill_container(pod: str) -> None:
+    """Have containerd kill a pod's container, behind Kubernetes' back."""
+    (status,) = get("pod", pod)["status"]["containerStatuses"]
+    script("ctr", "tasks", "kill", "--signal", "KILL", status["containerID"].removeprefix("containerd://"))

