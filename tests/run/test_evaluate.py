@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cefr_batch.data import Example, prompt_of, text_of
+from cefr_batch.data.examples import sentences_in
 from cefr_batch.data.pairs import read_pairs
 from cefr_batch.levels import Level
 from cefr_batch.run.evaluate import Encoded, encode, evaluate
@@ -119,3 +120,107 @@ def test_end_of_text_is_a_target_of_the_response(tokenizer: Any, examples: list[
     encoded = encode(tokenizer, examples[:1], max_length=512)[0]
     assert encoded.ids[-1] == tokenizer.eos_token_id
     assert encoded.response_start < len(encoded.ids)
+
+
+def test_seen_and_unseen_sentences_equal_a_token_by_token_computation(
+    model: Any, tokenizer: Any, examples: list[Example]
+) -> None:
+    """Half of the sentences are in the training data. A token is of a sentence if the text up to it has a character of
+    the sentence that the text before it lacks: found by decoding, not by offsets."""
+    sentences = [sentence for example in examples for sentence in sentences_in(example)]
+    trained = set(sentences[::2])
+    sums: dict[bool, list[float]] = {True: [], False: []}
+    for example in examples:
+        ids = tokenizer(text_of(example, tokenizer.eos_token)).input_ids
+        losses = token_by_token(model, ids)
+        owner = owners(example)
+        for t in range(1, len(ids)):
+            characters = range(len(tokenizer.decode(ids[:t])), len(tokenizer.decode(ids[: t + 1])))
+            of = {owner[c] for c in characters if c in owner}
+            for sentence in of:
+                sums[sentence in trained].append(losses[t - 1])
+    result = evaluate(model, encode(tokenizer, examples, 512, trained), pad_id=1, batch_size=4)
+    for score, expected in ((result.seen, sums[True]), (result.unseen, sums[False])):
+        assert score.tokens == len(expected) > 50
+        assert score.loss == pytest.approx(math.fsum(expected) / len(expected), abs=1e-5)
+    assert result.seen.tokens + result.unseen.tokens < result.response.tokens, (
+        "numbers and line ends are of no sentence"
+    )
+
+
+def owners(example: Example) -> dict[int, str]:
+    """Each character of the whole text that is of a sentence, and the sentence; white space between them is of none."""
+    text, at = prompt_of(example) + example.output, len(prompt_of(example))
+    owner: dict[int, str] = {}
+    for sentence in sentences_in(example):
+        at = text.index(sentence, at)
+        owner |= dict.fromkeys(range(at, at + len(sentence)), sentence)
+        at += len(sentence)
+    return owner
+
+
+def test_a_part_without_tokens_has_no_loss_and_the_sums_by_example_are_those_of_the_whole(
+    model: Any, encoded: list[Encoded]
+) -> None:
+    result = evaluate(model, encoded, pad_id=1, batch_size=4)
+    assert result.as_json()["seen"] is None
+    assert len(result.examples) == len(encoded)
+    for part in ("full", "response", "unseen"):
+        score = getattr(result, part)
+        assert sum(example.tokens[part] for example in result.examples) == score.tokens
+        assert math.fsum(example.nll[part] for example in result.examples) / score.tokens == score.loss
+
+
+def whole_logits(model: Any, encoded: list[Encoded]) -> float:
+    """The plain way: one example at a time, all logits at once."""
+    total = tokens = 0.0
+    for example in encoded:
+        ids = torch.tensor([example.ids])
+        with torch.inference_mode():
+            total += float(model(input_ids=ids, labels=ids).loss) * (len(example.ids) - 1)
+        tokens += len(example.ids) - 1
+    return total / tokens
+
+
+@pytest.mark.parametrize("logits", [1, 5, 100_000])
+def test_logits_in_pieces_give_the_loss_of_whole_logits(
+    model: Any, encoded: list[Encoded], monkeypatch: pytest.MonkeyPatch, logits: int
+) -> None:
+    """Pieces of 1 token, of 5, of all."""
+    monkeypatch.setattr("cefr_batch.run.evaluate.EVALUATION_LOGITS", 4 * model.config.vocab_size * logits)
+    result = evaluate(model, encoded, pad_id=1, batch_size=4)
+    assert result.full.loss == pytest.approx(whole_logits(model, encoded), abs=1e-5)
+
+
+def test_an_adapter_switched_off_gives_the_base_models_loss(tiny_model: Path, encoded: list[Encoded]) -> None:
+    """One load for both: to 1e-4, as asked of the evaluation of baseline and tuned model."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(load_for_evaluation(tiny_model), config).eval()
+    base = whole_logits(load_for_evaluation(tiny_model), encoded)
+    tuned = evaluate(adapted, encoded, pad_id=1, batch_size=4).full.loss
+    with adapted.disable_adapter():
+        assert evaluate(adapted, encoded, pad_id=1, batch_size=4).full.loss == pytest.approx(base, abs=1e-5)
+    assert tuned == pytest.approx(whole_logits(adapted, encoded), abs=1e-5)
+    assert abs(tuned - base) > 0.01
+
+
+def test_a_model_that_caps_its_logits_is_evaluated_as_it_is(encoded: list[Encoded]) -> None:
+    """Gemma 2 squeezes its logits after the head; pieces of bare head outputs would be wrong."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+    }
+    config = Gemma2Config(
+        vocab_size=600, num_key_value_heads=1, final_logit_softcapping=0.5, initializer_range=0.5, **sizes
+    )
+    model = Gemma2ForCausalLM(config).eval()
+    expected = whole_logits(model, encoded)
+    assert evaluate(model, encoded, pad_id=1, batch_size=4).full.loss == pytest.approx(expected, abs=1e-5)
