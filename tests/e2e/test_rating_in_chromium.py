@@ -259,11 +259,15 @@ def test_a_browser_that_keeps_nothing_says_so(form: Form, open_page: OpenPage, t
 
 
 @pytest.mark.parametrize(
-    "kept", ["{", "3", '{"ratings": 3}', '{"ratings": [["s01.word_usage", 9], ["x", 3]], "place": "at"}']
+    "kept", ["{", "3", '{"ratings": 3}', '{"ratings": [["s02.word_usage", 9], ["x", 3]], "place": "at"}']
 )
 def test_what_the_form_did_not_keep_is_ignored(kept: str, form: Form, open_page: OpenPage, tmp_path: Path) -> None:
     page = open_page(tmp_path / "en.html")
     page.evaluate("([key, value]) => localStorage.setItem(key, value)", [f"cefr-batch-ratings:{form.id}:r1", kept])
+    begin(page, "r0")
+    page.keyboard.press("5")
+    page.click("section:visible [data-go=overview]")
+    page.click("#change")
     begin(page, "r1")
     assert page.locator("section:visible").get_attribute("data-item") == form.items[0].id
     assert page.locator(":checked").count() == 0
