@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +16,9 @@ from cefr_batch.cli.show import columns
 from cefr_batch.errors import CefrBatchError, UsageError
 
 if TYPE_CHECKING:
-    from cefr_batch.data import Dataset, Leakage
+    from cefr_batch.data import Example, Leakage
     from cefr_batch.data.checks import FileCheck
+    from cefr_batch.data.pairs import Pair
     from cefr_batch.data.stats import CountTokens, Stats
     from cefr_batch.errors import Problem
 
@@ -117,6 +118,34 @@ def _cells(row: Stats) -> list[str]:
     return [*(f"{number:,}" for number in numbers), longest]
 
 
+@command.command(short_help="Take examples apart, to build and split them anew.")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_file)
+@click.option("--out", metavar="FILE.json", required=True, type=_file, help="Where the pairs go.")
+@click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
+def pairs(files: Sequence[Path], out: Path, force: bool) -> None:
+    """Write the sentence pairs of examples in list format, each once: what `data build` takes.
+
+    So can ready files be split anew, such that no evaluation sentence, or no evaluation word, is trained on.
+    """
+    from cefr_batch.data.examples import pairs_in, read_examples
+    from cefr_batch.data.pairs import distinct
+
+    if out.suffix.lower() != ".json":
+        raise UsageError(f"--out: {out} must end in .json, since that is how the pairs are written")
+    _refuse_existing([out], force)
+    found = distinct(pair for path in files for example in read_examples(path) for pair in pairs_in(example))
+    if not found:
+        raise UsageError("no example lists numbered words, so there are no pairs of word and sentence")
+    _write({out: found})
+    click.echo(f"{out}: {len(found):,} sentence pairs; build examples with `cefr-batch data build {out} --level …`")
+
+
+def _refuse_existing(targets: Iterable[Path], force: bool) -> None:
+    there = [str(path) for path in targets if path.exists()]
+    if there and not force:
+        raise UsageError(f"already there: {' and '.join(there)}; choose another --out, or overwrite with --force")
+
+
 @command.command()
 @click.argument("source", metavar="SOURCE")
 @click.option("--level", metavar="LEVEL", required=True, help="A1, A2, B1, B2 or C1.")
@@ -138,23 +167,21 @@ def build(source: str, level: str, out: Path, force: bool, **settings: int | flo
     from cefr_batch.spec import load_spec
 
     targets = [out / layout.TRAIN_FILE, out / layout.EVAL_FILE]
-    there = [str(path) for path in targets if path.exists()]
-    if there and not force:
-        raise UsageError(f"already there: {' and '.join(there)}; choose another --out, or overwrite with --force")
+    _refuse_existing(targets, force)
     chosen = {"source": source, **{name: value for name, value in settings.items() if value is not None}}
     spec = load_spec(level, overrides=[f"data.{name}={json.dumps(value)}" for name, value in chosen.items()])
     dataset = load_dataset(spec.data, spec.level)
-    _write(dataset, targets)
+    _write(dict(zip(targets, (dataset.train, dataset.eval), strict=True)))
     sides = zip(targets, (dataset.train, dataset.eval), strict=True)
     _show({str(path): stats_of(examples) for path, examples in sides}, leakage(dataset.train, dataset.eval))
     click.echo(f"Use them with --set data.train={targets[0]} --set data.eval={targets[1]}")
 
 
-def _write(dataset: Dataset, targets: Sequence[Path]) -> None:
+def _write(files: Mapping[Path, Sequence[Example | Pair]]) -> None:
     from cefr_batch.files import write_json
 
-    try:
-        for path, examples in zip(targets, (dataset.train, dataset.eval), strict=True):
-            write_json(path, [asdict(example) for example in examples])
-    except OSError as exc:
-        raise CefrBatchError(f"cannot write {exc.filename or targets[0].parent}: {exc.strerror or exc}") from exc
+    for path, items in files.items():
+        try:
+            write_json(path, [asdict(item) for item in items])
+        except OSError as exc:
+            raise CefrBatchError(f"cannot write {exc.filename or path.parent}: {exc.strerror or exc}") from exc

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cefr_batch.data.inflection import uses_word
-from cefr_batch.data.pairs import PAIRS_ONLY, is_pair
+from cefr_batch.data.pairs import PAIRS_ONLY, Pair, is_pair
 from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
 from cefr_batch.errors import DataError, Problem
 
@@ -78,6 +78,13 @@ def sentence_spans(example: Example) -> list[tuple[int, int]]:
             spans.append((end - len(match[2] or ""), end))
         start += len(line) + 1
     return spans or [(len(example.output) - len(example.output.lstrip()), len(example.output.rstrip()))]
+
+
+def pairs_in(example: Example) -> list[Pair]:
+    """Each listed word with the sentence of its number; none of an example in which they do not correspond."""
+    words, sentences = words_in(example), sentences_in(example)
+    found = zip(words, sentences, strict=True) if len(words) == len(sentences) else ()
+    return [Pair(" ".join(word.split()), " ".join(sentence.split())) for word, sentence in found if word and sentence]
 
 
 def numbered_lines(text: str) -> list[tuple[int, str]]:

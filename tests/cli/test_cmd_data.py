@@ -10,7 +10,7 @@ from published import published
 
 from cefr_batch.cli.main import main
 from cefr_batch.data import load_dataset
-from cefr_batch.data.pairs import starter_file
+from cefr_batch.data.pairs import read_pairs, starter_file
 from cefr_batch.levels import Level
 from cefr_batch.spec import load_spec
 
@@ -154,3 +154,31 @@ def test_build_says_where_it_cannot_write(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "file").write_text("")
     assert main(["data", "build", "starter", "--level", "A1", "--out", str(tmp_path / "file" / "out")]) == 1
     assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path / 'file'}")
+
+
+def test_pairs_takes_examples_apart_so_that_they_can_be_split_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples, out = tmp_path / "built", tmp_path / "pairs.json"
+    assert main(["data", "build", "starter", "--level", "A1", "--out", str(examples)]) == 0
+    files = [str(examples / name) for name in ("train.json", "eval.json")]
+    capsys.readouterr()
+    assert main(["data", "pairs", *files, "--out", str(out)]) == 0
+    next_step = f"build examples with `cefr-batch data build {out} --level …`"
+    assert capsys.readouterr().out == f"{out}: 180 sentence pairs; {next_step}\n"
+    assert set(read_pairs(str(out), Level.A1)) == set(read_pairs("starter", Level.A1))
+    assert main(["data", "pairs", *files, "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: already there: {out}; ")
+    assert main(["data", "pairs", *files, "--out", str(out), "--force"]) == 0
+
+
+def test_pairs_refuses_what_holds_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "free.json"
+    file.write_text(json.dumps([{"instruction": "Say something.", "input": "", "output": "A dog."}]))
+    assert main(["data", "pairs", str(file), "--out", str(tmp_path / "pairs.json")]) == 2
+    assert capsys.readouterr().err == (
+        "error: no example lists numbered words, so there are no pairs of word and sentence\n"
+    )
+    assert main(["data", "pairs", str(file), "--out", str(tmp_path / "pairs.csv")]) == 2
+    assert "must end in .json" in capsys.readouterr().err
+    assert not list(tmp_path.glob("pairs*"))

@@ -17,7 +17,15 @@ from published import published
 
 from cefr_batch.data import Example, leakage, load_dataset
 from cefr_batch.data.build import build_examples, instruction_for
-from cefr_batch.data.examples import check_examples, list_format, read_examples, sentences_in, sha256_of, words_in
+from cefr_batch.data.examples import (
+    check_examples,
+    list_format,
+    pairs_in,
+    read_examples,
+    sentences_in,
+    sha256_of,
+    words_in,
+)
 from cefr_batch.data.pairs import Pair, read_pairs
 from cefr_batch.errors import DataError
 from cefr_batch.levels import DataSpec, Level
@@ -241,3 +249,38 @@ def test_the_published_pairs_split_the_seeds_way_leak_as_much(tmp_path: Path) ->
     file = tmp_path / "train.json"
     file.write_bytes(list_format(train))
     assert check_examples(file)[1].errors == []
+
+
+def published_pairs(level: str) -> list[Pair]:
+    """The pairs in the published examples of a level."""
+    files = [published(f"training_data_{level}_list_format_{side}.json") for side in ("train", "eval")]
+    return [pair for file in files for example in read_examples(file) for pair in pairs_in(example)]
+
+
+@pytest.mark.parametrize("unit", ["sentence", "word"])
+@pytest.mark.parametrize("level", ["a1", "a2", "b1"])
+def test_the_published_data_can_be_split_without_overlap(level: str, unit: str) -> None:
+    """What is on both sides is looked for here by text alone: every line, and every word that an instruction lists."""
+    pairs = published_pairs(level)
+    train, evaluation = build_examples(pairs, settings(split_by=unit), Level(level.upper()))
+    assert (len(train), len(evaluation)) == (1800, 200)
+    lines = [{line.partition(". ")[2] for e in side for line in e.output.splitlines()} for side in (train, evaluation)]
+    assert not lines[0] & lines[1]
+    assert lines[0] | lines[1] <= {pair.sentence for pair in pairs}
+    listed = [
+        {line.partition(". ")[2].casefold() for e in side for line in e.instruction.splitlines()[1:11]}
+        for side in (train, evaluation)
+    ]
+    everything = {pair.word.casefold() for pair in pairs}
+    assert listed[0] <= everything
+    assert listed[1] <= everything
+    share = leakage(train, evaluation)
+    assert share.sentences_percent == 0
+    if unit == "word":
+        assert not listed[0] & listed[1]
+        assert share.words_percent == 0
+        assert len(listed[1]) == round(len(everything) / 10)
+    else:
+        assert share.words_percent > 90
+        held_out = len({pair.sentence for pair in pairs} - lines[0])
+        assert held_out >= len(lines[1]) > 300
