@@ -161,27 +161,26 @@ def _unfinished(
 
 def _living(pod: Object, warnings: Sequence[Object]) -> Observation:
     """A pod that has not ended."""
-    status, name = pod.get("status") or {}, _name(pod)
-    node = (pod.get("spec") or {}).get("nodeName")
+    name, node = _name(pod), (pod.get("spec") or {}).get("nodeName")
     if pod["metadata"].get("deletionTimestamp"):
         words = f"its pod {name} is being stopped; it stores a checkpoint first"
         return Observation(State.RUNNING, words, detail=words)
+    if stuck := _stuck(pod):
+        return _waiting(*stuck)
     if _phase(pod) == "Running":
-        ready: Object = next((one for one in status.get("conditions") or [] if one["type"] == "Ready"), {})
-        lost = ready.get("status") != "True" and any("running" in state for state in _container_states(pod))
-        suffix = ", which does not answer" if lost and ready.get("status") in ("False", "Unknown") else ""
-        words = f"Running in Kubernetes in the pod {name} on {node}{suffix}"
+        ready = _condition(pod, "Ready").get("status")
+        away = ", which does not answer" if ready in ("False", "Unknown") and _runs(pod) else ""
+        words = f"Running in Kubernetes in the pod {name} on {node}{away}"
         return Observation(State.RUNNING, words, detail=words)
     if _phase(pod) == "Unknown":
         words = f"Unknown in Kubernetes: the node {node} of its pod {name} does not answer"
         return Observation(State.RUNNING, words, detail=words)
-    return _waiting(*_why_pending(pod, warnings))
+    return _waiting("Pending", _last_warning(warnings, "Pod", pod) or _still_to_come(pod))
 
 
-def _why_pending(pod: Object, warnings: Sequence[Object]) -> tuple[str, str]:
-    """Kubernetes' word, and the reason in a sentence."""
-    status = pod.get("status") or {}
-    scheduled: Object = next((one for one in status.get("conditions") or [] if one["type"] == "PodScheduled"), {})
+def _stuck(pod: Object) -> tuple[str, str] | None:
+    """Kubernetes' word for what keeps a pod from running, and the reason in a sentence."""
+    scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         return str(scheduled.get("reason", "Unschedulable")), str(scheduled.get("message") or "no node has room for it")
     for state in _container_states(pod):
@@ -189,9 +188,21 @@ def _why_pending(pod: Object, warnings: Sequence[Object]) -> tuple[str, str]:
         if (reason := waiting.get("reason")) in _WAITING:
             said = _sentence(str(waiting.get("message") or ""))
             return reason, f"{_WAITING[reason]}{f': {said}' if said else ''}"
-    if why := _last_warning(warnings, "Pod", pod):
-        return "Pending", why
-    return "Pending", "its container is being made" if scheduled else "no node has been looked for yet"
+    return None
+
+
+def _still_to_come(pod: Object) -> str:
+    return "its container is being made" if _condition(pod, "PodScheduled") else "no node has been looked for yet"
+
+
+def _runs(pod: Object) -> bool:
+    return any("running" in state for state in _container_states(pod))
+
+
+def _condition(thing: Object, kind: str) -> Object:
+    """The condition of this type, true or not; empty if there is none."""
+    found = (thing.get("status") or {}).get("conditions") or []
+    return next((dict(one) for one in found if one.get("type") == kind), {})
 
 
 def _waiting(word: str, why: str) -> Observation:
@@ -205,15 +216,12 @@ def _failure(pod: Object) -> str:
     disruption = conditions_of(pod).get("DisruptionTarget", {}).get("reason")
     parts = [_DISRUPTIONS.get(disruption, f"it was disrupted ({disruption})")] if disruption else []
     if reason := status.get("reason"):
-        said = _sentence(str(status.get("message") or ""))
-        parts.append(
-            f"{reason}: {_POD_FAILURES.get(reason, said) or said}"
-            + (f" ({said})" if said and reason in _POD_FAILURES else "")
-        )
+        said = (_POD_FAILURES.get(reason), _sentence(str(status.get("message") or "")))
+        parts.append(": ".join([reason, *(part for part in said if part)]))
     for state in _container_states(pod):
-        ended = state.get("terminated")
-        if ended and ended.get("exitCode"):
-            parts.append(_exit(ended))
+        terminated = state.get("terminated")
+        if terminated and terminated.get("exitCode"):
+            parts.append(_exit(terminated))
     return f"its pod {_name(pod)} failed: {'; '.join(parts) or 'Kubernetes does not say why'}"
 
 
