@@ -33,4 +33,6 @@ def command(runs: Sequence[str], levels: Sequence[str], store: Store) -> None:
 def _said(state: RunState, asked: bool) -> str:
     if asked:
         return f"asked to stop; {command_line('status', state.run)} shows when it has"
-    return f"nothing to stop, it {f'is {state.state}' if state.state.finished else 'was never started'}"
+    if state.state.finished or not state.attempt:
+        return f"nothing to stop, it {f'is {state.state}' if state.state.finished else 'was never started'}"
+    return "not asked: it was not started by submit; whoever started it can stop it (kubectl delete job, or Ctrl-C)"

@@ -49,6 +49,9 @@ def _launcher(store: Store, state: RunState, force: bool) -> tuple[str, str]:
         return launcher, "is complete, there is nothing to resume"
     if state.state in (State.PENDING, State.RUNNING):
         return launcher, f"is {state.state} already; {command_line('logs', '-f', state.run)} shows it"
+    if submission is None and state.attempt and not force:
+        how = "start its job again where it ran (kubectl delete job, then apply)"
+        return launcher, f"was not started by submit; {how}, or with --force here"
     if state.state is State.UNKNOWN and submission and not force:
         return launcher, f"{state.reason}; if its job is surely gone, --force starts it again"
     return launcher, ""

@@ -16,7 +16,7 @@ from stand_in import started, until
 
 from cefr_batch import layout
 from cefr_batch.launch.state import run_states
-from cefr_batch.launch.submission import read_submission
+from cefr_batch.launch.submission import now, read_submission
 from cefr_batch.store.local import LocalStore
 
 pytestmark = pytest.mark.usefixtures("stand_in_jobs")
@@ -285,6 +285,22 @@ def test_resume_of_a_run_on_another_machine_needs_force(
     result = cefr_batch("cancel", run)
     assert result.code == 1
     assert "cancel it there" in result.err
+    assert cefr_batch("resume", run, "--force").code == 0
+    until(has_state(store, run, "RUNNING"))
+
+
+def test_a_run_that_kubectl_started_is_neither_stopped_nor_started_again_from_here(
+    cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path
+) -> None:
+    """As after `render`, or with k8s/base: there is no record of a submission."""
+    run = claimed("A1")
+    status = {"run": run, "state": "RUNNING", "attempt": 1, "host": "a-pod", "stage": "train"}
+    store.put_json(layout.run_key(run, layout.STATUS), {**status, "updated_at": now()})
+    result = cefr_batch("cancel", run)
+    assert (result.code, "it was not started by submit; whoever started it can stop it" in result.out) == (0, True)
+    store.put_json(layout.run_key(run, layout.STATUS), {**status, "state": "FAILED", "updated_at": now()})
+    result = cefr_batch("resume", run)
+    assert (result.code, "was not started by submit; start its job again where it ran" in result.err) == (1, True)
     assert cefr_batch("resume", run, "--force").code == 0
     until(has_state(store, run, "RUNNING"))
 
