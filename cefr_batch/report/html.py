@@ -27,6 +27,7 @@ from cefr_batch.report.document import (
     Text,
 )
 from cefr_batch.report.language import Language
+from cefr_batch.report.text import printable
 
 # A chart's size in its own units; the page scales it.
 WIDTH, HEIGHT = 460.0, 290.0
@@ -40,6 +41,7 @@ def render_html(document: Document) -> str:
     environment = Environment(loader=FunctionLoader(_resource), autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters["spans"] = partial(_spans, best=document.words["best"])
+    environment.filters["printable"] = printable
     page = environment.get_template("report.html.jinja")
     t = Language(document.language)
     return page.render(
@@ -78,9 +80,9 @@ def _spans(spans: Inline, best: str) -> Markup:
 
 def _span(span: Span, best: str) -> Markup:
     if isinstance(span, Text):
-        return Markup.escape(span.text)
+        return Markup.escape(printable(span.text))
     if isinstance(span, Code):
-        return Markup("<code>{}</code>").format(span.text)
+        return Markup("<code>{}</code>").format(printable(span.text))
     inner = _spans(span.spans, best)
     if isinstance(span, Strong):
         return Markup("<strong>{}</strong>").format(inner)

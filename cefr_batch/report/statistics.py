@@ -111,7 +111,8 @@ class Resampled:
 def interval(drawn: Vector) -> Interval | None:
     """The percentiles between which ``CONFIDENCE`` of the draws lie; None if they are not finite."""
     tail = 50 * (1 - CONFIDENCE)
-    low, high = (float(value) for value in np.percentile(drawn, (tail, 100 - tail)))
+    # no digit that depends on the order in which a processor adds
+    low, high = (round(float(value), 6) for value in np.percentile(drawn, (tail, 100 - tail)))
     return Interval(low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 

@@ -28,7 +28,12 @@ def size(n_bytes: float, number: Callable[[float, int], str] = decimal) -> str:
 
 def plain(text: str) -> str:
     """One line of printable characters, whatever came in: a terminal's control sequences must not pass."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Blanks for white space, and a sign in the place of every other character that is not printable."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 # What would start something inside a line or end a table's cell. Not all punctuation: the report is also read as it is.

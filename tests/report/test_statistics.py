@@ -1,0 +1,117 @@
+"""Bootstrap intervals: against direct computation, their rate of covering the truth, paired and unpaired differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cefr_batch.report.statistics import CONFIDENCE, Resampled, Spread, Sums, interval
+
+RANDOM = np.random.default_rng(1)
+
+
+def simulated(
+    n: int, random: np.random.Generator, tuned: float = 0.5, origin: str = "x", hardness: np.ndarray | None = None
+) -> Sums:
+    """Examples of different lengths, some harder than others before and after: a mean loss of 2 before, ``tuned`` after."""
+    tokens = random.integers(120, 280, n).astype(float)
+    hard = random.gamma(8, 1 / 8, n) if hardness is None else hardness
+    baseline = tokens * 2.0 * hard * random.gamma(50, 1 / 50, n)
+    return Sums(baseline, tokens * tuned * hard * random.gamma(20, 1 / 20, n), tokens, origin)
+
+
+def bounds(sums: Sums, draws: int = 2000) -> tuple[float, float]:
+    found = Resampled.of(sums, draws)
+    assert found is not None
+    limits = interval(found.loss)
+    assert limits is not None
+    return limits.low, limits.high
+
+
+def test_a_draw_is_the_reduction_of_the_resampled_examples() -> None:
+    sums = simulated(7, RANDOM)
+    counts = np.array([[1] * 7, [3, 0, 0, 1, 2, 0, 1]])
+    for row, loss, perplexity in zip(counts, sums.reductions(counts), sums.perplexity_reductions(counts), strict=True):
+        again = [i for i, times in enumerate(row) for _ in range(times)]
+        before, after, tokens = (sum(column[i] for i in again) for column in (sums.baseline, sums.tuned, sums.tokens))
+        assert loss == pytest.approx(100 * (1 - after / before))
+        assert perplexity == pytest.approx(100 * (1 - math.exp(after / tokens) / math.exp(before / tokens)))
+
+
+@pytest.mark.parametrize("n", [50, 120])
+def test_intervals_cover_the_truth_at_their_rate(n: int) -> None:
+    """The true reduction of this simulation is 1 - 0.5 / 2 = 75 %: hardness, lengths and noise are independent with mean 1.
+    400 simulated evaluation sets; three standard errors of a rate of 0.95 are 0.033, and the percentile bootstrap is known
+    to fall some 0.01 short at n = 50."""
+    random = np.random.default_rng(n)
+    covered = 0
+    for number in range(400):
+        low, high = bounds(simulated(n, random, origin=str(number)), draws=1000)
+        covered += low <= 75.0 <= high
+    assert CONFIDENCE - 0.045 <= covered / 400 <= CONFIDENCE + 0.033
+
+
+def test_differences_between_levels_cover_the_truth_at_their_rate() -> None:
+    random = np.random.default_rng(9)
+    covered = 0
+    for number in range(300):
+        a, b = (Resampled.of(simulated(80, random, tuned, f"{number} {tuned}"), 1000) for tuned in (0.5, 0.6))
+        assert a is not None
+        assert b is not None
+        limits = interval(a.loss - b.loss)
+        assert limits is not None
+        covered += limits.low <= 5.0 <= limits.high
+    assert CONFIDENCE - 0.05 <= covered / 300 <= CONFIDENCE + 0.038
+
+
+def test_on_the_same_examples_a_difference_is_known_better() -> None:
+    """Paired draws cancel what makes examples easy or hard for both."""
+    hard = RANDOM.gamma(8, 1 / 8, 100)
+
+    def one(origin: str, tuned: float) -> Resampled:
+        tokens = np.full(100, 200.0)
+        found = Resampled.of(Sums(tokens * 2.0, tokens * tuned * hard, tokens, origin))
+        assert found is not None
+        return found
+
+    same, other = one("same", 0.5), one("other", 0.52)
+    paired = interval(same.loss - one("same", 0.52).loss)
+    unpaired = interval(same.loss - other.loss)
+    assert paired is not None
+    assert unpaired is not None
+    assert paired.excludes_zero
+    assert not unpaired.excludes_zero
+    assert paired.high - paired.low < (unpaired.high - unpaired.low) / 5
+
+
+def test_draws_in_portions_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = simulated(30, RANDOM)
+    whole = Resampled.of(sums, 100)
+    monkeypatch.setattr("cefr_batch.report.statistics._AT_ONCE", 30 * 7)
+    portions = Resampled.of(sums, 100)
+    assert whole is not None
+    assert portions is not None
+    assert np.allclose(whole.loss, portions.loss, rtol=1e-12)
+
+
+def test_the_same_sums_always_give_the_same_interval() -> None:
+    sums = simulated(40, RANDOM)
+    assert bounds(sums) == bounds(sums)
+
+
+def test_of_one_example_nothing_can_be_said_and_of_zero_losses_neither() -> None:
+    one = np.array([1.0])
+    assert Resampled.of(Sums(one, one, one, "x")) is None
+    none = np.zeros(5)
+    drawn = Resampled.of(Sums(none, none, np.ones(5), "x"))
+    assert drawn is not None
+    assert interval(drawn.loss) is None
+
+
+def test_mean_and_standard_deviation() -> None:
+    three = Spread.of([2.0, 4.0, 9.0])
+    assert (three.mean, three.n) == (5.0, 3)
+    assert three.deviation == pytest.approx(math.sqrt(13.0))
+    assert Spread.of([2.0]) == Spread(2.0, None, 1)
