@@ -53,6 +53,12 @@ def export(
     put_form(store, form)
     _write(out, html)
     click.echo(f"wrote {out}: form {form.id}, {len(form.items)} sentences")
+    if len(form.items) < items:
+        click.echo(
+            f"{items} were asked for: every run gives the same number of words with a sentence of both models, as far as it "
+            "has them, and what both wrote alike is shown once",
+            err=True,
+        )
 
 
 @command.command("import", short_help="Check raters' files, store them, show the result.")

@@ -221,6 +221,7 @@ def test_export_import_show(cefr_batch: Command, store: LocalStore, tmp_path: Pa
     out = tmp_path / "new" / "form.html"
     made = cefr_batch("rate", "export", *RUNS, "--out", str(out), "--items", "8", "--seed", "3")
     assert made.code == 0
+    assert made.err == ""
     first = out.read_bytes()
     (form_id,) = store.folders("ratings/")
     assert made.out == f"wrote {out}: form {form_id}, 8 sentences\n"
@@ -246,6 +247,15 @@ def test_export_import_show(cefr_batch: Command, store: LocalStore, tmp_path: Pa
     only = json.loads(cefr_batch("rate", "show", RUNS[0], "--json").out)
     assert only["items"] == 4
     assert {score["run"] for score in only["scores"]} == {RUNS[0]}
+
+
+def test_export_says_when_there_are_fewer_sentences_than_asked_for(
+    cefr_batch: Command, store: LocalStore, tmp_path: Path
+) -> None:
+    add_generated(store, RUNS[0])
+    made = cefr_batch("rate", "export", RUNS[0], "--out", str(tmp_path / "form.html"), "--items", "100")
+    assert "60 sentences" in made.out
+    assert made.err.startswith("100 were asked for: every run gives")
 
 
 def test_show_without_ratings(cefr_batch: Command, store: LocalStore) -> None:
