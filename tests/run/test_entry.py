@@ -92,12 +92,23 @@ def test_a_complete_run_is_listed_object_by_object(tiny_model: Path, tmp_path: P
     assert abs(metrics["merge"]["adapter_loss"] - metrics["merge"]["merged_loss"]) < 0.02
     check_evaluation(metrics, stored(store, run, layout.EVALUATION)["examples"])
     check_generation(metrics, stored(store, run, layout.GENERATION)["examples"])
+    documented = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    keys = keys_of({**metrics, "stage_seconds": None, "versions": None})  # less the names of stages and libraries
+    assert {key for key in keys if f"`{key}`" not in documented} == set()
+    assert len(keys) > 60
     assert not left.root.exists(), "a complete run needs no folder here"
 
     again = run_job(store, run)
     output, _ = again.communicate()
     assert (again.returncode, "complete already" in output) == (0, True)
     assert stored(store, run, layout.MANIFEST) == manifest
+
+
+def keys_of(value: Any) -> set[str]:
+    """Every key in a JSON value, at any depth."""
+    if isinstance(value, list):
+        return set().union(*map(keys_of, value))
+    return set(value).union(*map(keys_of, value.values())) if isinstance(value, dict) else set()
 
 
 def check_evaluation(metrics: Any, examples: list[Any]) -> None:
