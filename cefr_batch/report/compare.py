@@ -202,12 +202,12 @@ def _paired(a: Entry, b: Entry) -> bool:
 
 
 def shown(measure: Measure, value: Spread | None, t: Language) -> str:
-    """``76.3% ± 0.4 (n = 3)``, without the spread of a single run."""
+    """``76.3% ± 0.4 (n = 3)``; the value alone where there is nothing to spread."""
     if value is None:
         return NONE
     text = measure.show(t, value.mean)
-    if value.deviation is None:
-        return text
+    if value.deviation is None or (value.deviation == 0 and not measure.better):
+        return text  # of one run, or the same size in all
     deviation = t.figure(value.deviation, 1) if measure.show in (_PERCENT, _COUNT) else measure.show(t, value.deviation)
     return f"{text} ± {deviation} (n = {value.n})"
 

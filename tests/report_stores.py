@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,26 @@ def add_complete(store: LocalStore, run: str, level: str, figures: Figures, **kw
     return copy.deepcopy(made)
 
 
+def add_object(store: LocalStore, run: str, name: str, value: Any) -> None:
+    """One more object of a complete run, in its manifest too."""
+    store.put_json(layout.run_key(run, name), value)
+    manifest = store.get_json(layout.run_key(run, layout.MANIFEST))
+    manifest["objects"].append({"key": name, "size": 1, "sha256": "f" * 64})
+    store.put_json(layout.run_key(run, layout.MANIFEST), manifest)
+
+
+def add_examples(store: LocalStore, run: str, baseline: Sequence[float], tuned: Sequence[float], sha256: str) -> None:
+    """A complete run's ``evaluation.json``: summed losses of examples of 100 tokens, of the evaluation file ``sha256``."""
+    examples = [
+        {"index": i, "tokens": {"full": 100}, "baseline": {"full": float(b)}, "tuned": {"full": float(t)}}
+        for i, (b, t) in enumerate(zip(baseline, tuned, strict=True))
+    ]
+    add_object(store, run, layout.EVALUATION, {"examples": examples})
+    made = store.get_json(layout.run_key(run, layout.METRICS))
+    made["data"]["eval_sha256"] = sha256
+    store.put_json(layout.run_key(run, layout.METRICS), made)
+
+
 def add_unfinished(store: LocalStore, run: str, level: str, state: str, message: str = "", **kwargs: Any) -> None:
     """A run whose job, on another machine, said this last (just now)."""
     add_spec(store, run, level, **kwargs)
@@ -241,4 +262,91 @@ def three_levels(folder: Path) -> LocalStore:
     add_complete(store, "llama1b-a2-unsloth-v1", "A2", A2, **ready)
     add_complete(store, "llama1b-b1-unsloth-v1", "B1", B1, **{k: v and v.replace("a2", "b1") for k, v in ready.items()})
     assert math.isclose(perplexity(2.336), 10.34, abs_tol=0.005)
+    return store
+
+
+def written(level: str) -> dict[str, Any]:
+    """``generation.json``: two examples, of which the untrained model answers the second one out of form."""
+    words = ["travel", "decide"]
+    good = "1. I travel by train.\n2. We decide today."
+    bad = "Sure! Here are sentences <b>for you</b>"
+    examples = [
+        {
+            "index": 0,
+            "words": words,
+            "baseline": {"greedy": good, "sampled": bad},
+            "tuned": {"greedy": good, "sampled": good},
+        },
+        {
+            "index": 1,
+            "words": words,
+            "baseline": {"greedy": bad, "sampled": bad},
+            "tuned": {"greedy": good, "sampled": good},
+        },
+    ]
+    return {"examples": examples, "level": level}
+
+
+def quality(share: float) -> dict[str, Any]:
+    return {
+        "answers": 2,
+        "sentences": 20,
+        "well_formed_percent": share,
+        "words_used_percent": share,
+        "copied_percent": 12.5,
+        "duplicate_percent": 0.0,
+        "words_per_sentence": 5.25,
+        "at_or_below_level_percent": share,
+        "unknown_words_percent": 1.0,
+        "readability_grade": None,
+    }
+
+
+def add_generation(store: LocalStore, run: str, level: str) -> None:
+    """A complete run's generated sentences, and what was counted in them."""
+    add_object(store, run, layout.GENERATION, written(level))
+    made = store.get_json(layout.run_key(run, layout.METRICS))
+    made["generation"] = {
+        "baseline": {"greedy": quality(50.0), "sampled": quality(0.0)},
+        "tuned": {"greedy": quality(100.0), "sampled": quality(95.5)},
+    }
+    store.put_json(layout.run_key(run, layout.METRICS), made)
+
+
+def add_split(store: LocalStore, run: str) -> None:
+    """A complete run's losses over seen and unseen evaluation sentences."""
+    made = store.get_json(layout.run_key(run, layout.METRICS))
+    for when, seen, unseen in (("baseline", 2.0, 2.1), ("tuned", 0.5, 1.6)):
+        for key, loss, tokens in (("seen", seen, 24_000), ("unseen", unseen, 310)):
+            made[when][key] = {"loss": loss, "perplexity": perplexity(loss), "tokens": tokens}
+    store.put_json(layout.run_key(run, layout.METRICS), made)
+
+
+def full_report(store: LocalStore) -> LocalStore:
+    """A store with everything that a report can show: A1, A2 and B1 complete (B1 with three seeds, intervals, generated
+    sentences, seen and unseen ones, published figures), a newer A2 that failed, B2 running, C1 missing."""
+    import numpy as np
+
+    three_levels(store.root)
+    for seed in (43, 44):
+        figures = replace(B1, full=(1.795, 0.426 + seed / 10_000))
+        add_complete(store, f"llama1b-b1-unsloth-v{seed}", "B1", figures, training__seed=seed,
+                     data__source=None, data__train="/data/b1_train.json", data__eval="/data/b1_eval.json")  # fmt: skip
+    for level, n in (("A1", 20), ("A2", 200), ("B1", 200)):
+        for run in [r for r in store.folders("runs/") if f"-{level.lower()}-" in r]:
+            full = {
+                k: store.get_json(layout.run_key(run, layout.METRICS))[k]["full"]["loss"] for k in ("baseline", "tuned")
+            }
+            noise = np.random.default_rng(n).normal(0, 5, n)
+            add_examples(store, run, 100 * full["baseline"] + noise, 100 * full["tuned"] + noise / 4, sha256=level)
+            add_generation(store, run, level)
+    add_split(store, "llama1b-b1-unsloth-v44")
+    add_unfinished(store, "llama1b-a2-unsloth-v2", "A2", "FAILED", "no space left", at="2025-10-27T08:00:00+00:00")
+    add_unfinished(store, "llama1b-b2-unsloth-v1", "B2", "RUNNING")
+    for level in ("A1", "B1"):
+        for run in [r for r in store.folders("runs/") if f"-{level.lower()}-" in r]:
+            record = store.get_json(layout.run_key(run, layout.SPEC))
+            figures_published = {"unique_words": "~178", "seed_protocol_loss_reduction_percent": "68.7"}
+            record["spec"]["reference"] = {"source": "the first report", "figures": figures_published}
+            store.put_json(layout.run_key(run, layout.SPEC), record)
     return store
