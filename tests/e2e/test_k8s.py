@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("aws")]
 
 TINY = "test/tiny"  # on the hub, as far as the cache tells
 SECRET, CLAIM = "cefr-batch-store", "models"
+UNKNOWN_FIELDS = "--validate=false"  # kubectl would refuse podFailurePolicy, which this server does not know yet
 _WITHIN_SECONDS = 30.0  # status says what is wrong
 
 
@@ -192,7 +194,7 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(site: Callab
     """One run's pod is deleted twice, evicted once, killed from inside once, and its container killed once, while the
     controller-manager is away; the other run is started by kubectl, and left alone."""
     words = ["render", "--level", "B1", "--cluster", "k8s/e2e", *settings(f"model.name={TINY}", *LONG)]
-    k8s.kubectl("apply", "-f", "-", stdin=cefr_batch(*words, store=store.url))
+    k8s.kubectl("apply", UNKNOWN_FIELDS, "-f", "-", stdin=cefr_batch(*words, store=store.url))
     alone = "tiny-b1-peft-v1"
     (run,) = submit(store, LONG, "B1")
 
@@ -246,6 +248,49 @@ def test_three_levels_and_the_report_of_them(site: Callable[..., None], store: S
     until(lambda: store.exists(report))
     assert [level["level"] for level in store.get_json(report)["levels"]] == ["A1", "A2", "B1"]
     assert all(complete(store, run) for run in runs)
+
+
+def test_base_trains_a_level_with_nothing_but_kubectl(cache: Path, store: Store, tmp_path: Path) -> None:
+    """GitOps: an overlay of k8s/base, whose job begins its run itself."""
+    write_overlay(tmp_path / "overlay", store, [*SHORT, "training.max_steps=2", "training.eval_steps=2"])
+    k8s.kubectl("apply", UNKNOWN_FIELDS, "-k", str(tmp_path / "overlay"))
+    run = "mine-llama1b-b1-unsloth-v1"
+    until(lambda: complete(store, run) and k8s.get("job", run)["status"].get("succeeded") == 1)
+    assert (len(k8s.pods(run)), state_of(store, run)) == (1, "SUCCEEDED")
+
+
+def write_overlay(folder: Path, store: Store, values: list[str]) -> None:
+    """What a cluster without a GPU changes: the store and the settings, image, resources, a volume for models."""
+    shutil.copytree(ROOT / "k8s" / "base", folder / "base")
+    layers: dict[str, dict[str, object]] = {}
+    for part, name, value in (re.split("[.=]", one, maxsplit=2) for one in (f"model.name={TINY}", *values)):
+        layers.setdefault(part, {})[name] = yaml.safe_load(value)
+    (folder / "settings.yaml").write_text(yaml.safe_dump({"backend": "peft", **layers}))
+    container, limits = "/spec/template/spec/containers/0", {"cpu": "1", "memory": "4Gi"}
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    volume = {"name": "cache", "persistentVolumeClaim": {"claimName": CLAIM}}
+    patch = [
+        {"op": "remove", "path": "/spec/template/spec/affinity"},
+        {"op": "replace", "path": f"{container}/imagePullPolicy", "value": "Never"},
+        {"op": "replace", "path": f"{container}/resources", "value": {"requests": limits, "limits": limits}},
+        *({"op": "remove", "path": f"{container}/args/{n}"} for n in (9, 8)),  # --gpus 1
+        *(
+            {"op": "add", "path": f"{container}/env/-", "value": {"name": k, "value": v}}
+            for k, v in environment.items()
+        ),
+        {"op": "add", "path": f"{container}/volumeMounts/-", "value": {"name": "cache", "mountPath": "/work/cache"}},
+        {"op": "add", "path": "/spec/template/spec/volumes/-", "value": volume},
+    ]
+    image, _, tag = images.TAG.partition(":")
+    config = {"literals": [f"CEFR_BATCH_STORE={store.url}"], "files": ["settings.yaml"]}
+    kustomization = {
+        "resources": ["base"],
+        "namePrefix": "mine-",
+        "images": [{"name": "cefr-batch", "newName": image, "newTag": tag}],
+        "configMapGenerator": [{"name": "cefr-batch", "behavior": "merge", **config}],
+        "patches": [{"target": {"kind": "Job"}, "patch": json.dumps(patch)}],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
 
 
 def test_a_run_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_resumed(
