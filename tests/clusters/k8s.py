@@ -68,14 +68,18 @@ def get(kind: str, name: str = "", *options: str) -> Any:
 @contextmanager
 def namespace() -> Iterator[None]:
     """The tests' own, empty."""
-    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+    _remove_namespace()
     apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     until(lambda: bool(kubectl("get", "serviceaccount", "default", "--ignore-not-found")))
     try:
         yield
     finally:
-        kubectl("delete", "namespace", NAMESPACE, "--wait")
-        kubectl("delete", "persistentvolume", NAMESPACE, "--ignore-not-found")
+        _remove_namespace()
+
+
+def _remove_namespace() -> None:
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+    kubectl("delete", "persistentvolume", NAMESPACE, "--ignore-not-found")
 
 
 def volume(folder: Path, claim: str) -> None:

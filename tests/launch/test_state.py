@@ -85,7 +85,8 @@ def status_of(case: str) -> object:
     return None if case == "none" else b'{"state": "RUN'
 
 
-ANSWERS = {state.value: Observation(state, "as the scheduler says") for state in State} | {"unreachable": None}
+ANSWERS: dict[str, Observation | None] = {state.value: Observation(state, "as the scheduler says") for state in State}
+ANSWERS |= {"unreachable": None, "forgotten": Observation(State.UNKNOWN, "as the scheduler says", forgotten=True)}
 
 ALIVE, ENDED = "PENDING RUNNING", "SUCCEEDED FAILED PREEMPTED CANCELLED"
 UNSEEN = "UNKNOWN unreachable"
@@ -109,6 +110,15 @@ TABLE = [
     ("no", "there", "preempted", UNSEEN, X, "step 3 of 12"),
     ("no", "there", "failed", UNSEEN, F, "the loss is not finite"),
     ("no", "cancelled", "preempted failed", UNSEEN, C, "step 3 of 12"),
+    # It has no such job: then only a fresh sign of life says that there is one.
+    ("no", "there", "fresh", "forgotten", R, "on "),
+    ("no", "cancelled", "fresh", "forgotten", R, "on "),
+    ("no", "cancelled", "none older", "forgotten", C, "before it started"),
+    ("no", "cancelled", ANY, "forgotten", C, f"step 3 of 12; `cefr-batch resume {RUN}` goes on"),
+    ("no", "there", "preempted", "forgotten", X, f"step 3 of 12; `cefr-batch resume {RUN}` goes on"),
+    ("no", "there", "failed", "forgotten", F, "the loss is not finite"),
+    ("no", "there", "none older", "forgotten", F, f"as the scheduler says; `cefr-batch resume {RUN}` starts it"),
+    ("no", "there", "silent", "forgotten", F, "as the scheduler says at stage train, step 3 of 12; `cefr-batch resume"),
     # Stopped on request, and the scheduler says on whose: somebody cancelled the job behind our back.
     ("no", "there", "preempted", "CANCELLED", C, "as the scheduler says"),
     # Alive: never finished, whatever was written before.
@@ -165,7 +175,23 @@ def test_every_combination(case: tuple[str, str, str, str], store: LocalStore, s
 
 def test_every_row_of_the_table_is_reached() -> None:
     assert {row_of(*case) for case in CASES} == set(range(len(TABLE)))
-    assert len(CASES) == 2 * 4 * 7 * 8
+    assert len(CASES) == 2 * 4 * 7 * 9
+
+
+@pytest.mark.parametrize(("said", "setting"), [("preempted", "requeues"), ("failed", "retries")])
+def test_a_job_that_may_start_again_has_not_ended_because_nobody_can_be_asked(
+    said: str, setting: str, store: LocalStore, says: type[SaysLauncher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(says, setting, True)
+    write(store, layout.SUBMISSION, submission_of("there"))
+    write(store, layout.STATUS, status_of(said))
+    for says.answer, expected in (
+        (None, State.UNKNOWN),
+        (Observation(State.UNKNOWN, "", forgotten=True), State.FAILED if said == "failed" else State.PREEMPTED),
+    ):
+        (state,) = run_states(store, [RUN])
+        assert state.state is expected
+        assert ("may have been started again" in state.reason) == (expected is State.UNKNOWN)
 
 
 def test_a_running_job_shows_how_far_it_is(store: LocalStore, says: type[SaysLauncher]) -> None:
