@@ -66,6 +66,12 @@ def test_a_problem_is_told_with_the_place_that_gave_the_value(tmp_path: Path) ->
     assert len(told) == 3
 
 
+def test_a_run_recorded_before_there_was_generation_can_be_resumed_without_it() -> None:
+    record = {"spec": load_spec("B1").model_dump(mode="json")}
+    del record["spec"]["generation"]
+    assert recorded_spec(record, "spec.json").generation.examples == 0
+
+
 def test_a_recorded_spec_comes_back_the_same_or_says_what_is_wrong() -> None:
     spec = load_spec("C1", profile="smoke")
     record = {"spec": spec.model_dump(mode="json")}
