@@ -12,7 +12,7 @@ from cefr_batch.cli.options import chosen_runs, runs_options, store_option
 from cefr_batch.cli.show import progress_line
 from cefr_batch.cli.watch import POLL_SECONDS
 from cefr_batch.errors import NotFound, UsageError
-from cefr_batch.launch.state import run_states
+from cefr_batch.launch.state import RunState, last_output, run_states
 from cefr_batch.store import Store
 
 
@@ -44,7 +44,14 @@ def _print_one(store: Store, run: str, attempt: int | None) -> None:
     if attempts:
         _print_from(store, run, attempt or attempts[-1], 0)
     else:
-        click.echo(f"No log yet. {progress_line(run_states(store, [run])[0])}", err=True)
+        _explain(store, run_states(store, [run])[0], "No log yet. ")
+
+
+def _explain(store: Store, state: RunState, heading: str = "") -> None:
+    """How the run is; and, under a heading that says that it has no log, what its scheduler has of its output."""
+    click.echo(f"{heading}{progress_line(state)}", err=True)
+    if heading and (output := last_output(store, state.run)):
+        click.echo(output)
 
 
 def _follow(store: Store, run: str) -> None:
@@ -56,7 +63,7 @@ def _follow(store: Store, run: str) -> None:
             offset = _print_from(store, run, number, offset if number == attempt else 0)
             attempt = number
         if state.settled:
-            return click.echo(f"{'' if attempt else 'No log. '}{progress_line(state)}", err=True)
+            return _explain(store, state, "" if attempt else "No log. ")
         if not attempt and waiting != (waiting := progress_line(state)):
             click.echo(f"No log yet. {waiting}", err=True)
         time.sleep(POLL_SECONDS)

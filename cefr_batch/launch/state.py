@@ -86,6 +86,12 @@ def run_states(store: Store, runs: Iterable[str]) -> list[RunState]:
         return list(pool.map(state, found))
 
 
+def last_output(store: Store, run: str) -> str:
+    """The end of what the run's newest job printed, as far as its launcher has it here; else empty."""
+    submission = read_submission(store, run)
+    return _output(submission, store) if submission else ""
+
+
 def judge(facts: Facts, observation: Observation | None) -> tuple[State, str]:
     """A run's state and the reason for it."""
     if facts.complete:
@@ -240,7 +246,7 @@ def _observe(submissions: Sequence[Submission]) -> dict[Job, Observation]:
 def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
     status, submission = facts.status, facts.submission
     if submission and state is State.FAILED and status.get("state") != State.FAILED:  # it died without a word
-        output = _last_output(submission, store)
+        output = _output(submission, store)
         reason += f"\nThe end of its output:\n{output}" if output else ""
     return RunState(
         run=facts.run,
@@ -262,7 +268,7 @@ def _joined(store: Store, facts: Facts, state: State, reason: str) -> RunState:
     )
 
 
-def _last_output(submission: Submission, store: Store) -> str:
+def _output(submission: Submission, store: Store) -> str:
     try:
         return get_launcher(submission.cluster).last_output(submission.job, store.url)
     except CefrBatchError:  # its site is not known here
