@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, wraps
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,10 @@ class Context:
             batch_size=self.spec.evaluation.batch_size,
             on_batch=lambda done, total: self.progress(step=done, steps=total),
         )
+
+    def result(self, stage: str) -> Any:
+        """What a finished stage found."""
+        return read_json(self.work.path(layout.stage_name(stage)))["result"]
 
     def progress(self, *, at_once: bool = False, **values: Any) -> None:
         """Tell the job how far this stage is; at most twice a second, unless it has to know ``at_once``."""
@@ -213,31 +218,33 @@ def generate(job: Context) -> dict[str, Any]:
     if not examples:
         return {}
     with job.adapted.disable_adapter():
-        texts = {"baseline": _answers(job, examples)}
-    texts["tuned"] = _answers(job, examples)
-    from cefr_batch.quality import Answer, quality
-
-    def figures(answers: Sequence[str]) -> dict[str, Any]:
-        asked = [Answer(tuple(words_in(e)), text) for e, text in zip(examples, answers, strict=True)]
-        return quality(asked, job.trained, job.spec.level).as_json()
-
+        models = {"baseline": _answers(job, examples)}
+    models["tuned"] = _answers(job, examples)
     written = [
-        {"index": i, "words": words_in(example)}
-        | {model: {mode: answers[i] for mode, answers in modes.items()} for model, modes in texts.items()}
+        {"index": i, "words": words_in(example)} | {name: texts[i] for name, texts in models.items()}
         for i, example in enumerate(examples)
     ]
-    found = {model: {mode: figures(answers) for mode, answers in modes.items()} for model, modes in texts.items()}
-    return {"generation": found, layout.GENERATION: {"examples": written}}
+    return {"generation": _figures(job, written), layout.GENERATION: {"examples": written}}
 
 
-def _answers(job: Context, examples: Sequence[Example]) -> dict[str, list[str]]:
-    """The model's answers, greedily and sampled."""
+def _figures(job: Context, written: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """By model and mode."""
+    from cefr_batch.quality import Answer, quality
+
+    def of(model: str, mode: str) -> dict[str, Any]:
+        answers = [Answer(tuple(one["words"]), one[model][mode]) for one in written]
+        return quality(answers, job.trained, job.spec.level).as_json()
+
+    return {model: {mode: of(model, mode) for mode in ("greedy", "sampled")} for model in ("baseline", "tuned")}
+
+
+def _answers(job: Context, examples: Sequence[Example]) -> list[dict[str, str]]:
+    """The model's answer to each example, greedily and sampled."""
     from cefr_batch.run.generate import Sampling, generate
 
     settings = job.spec.generation
-    ways = {"greedy": None, "sampled": Sampling(settings.temperature, settings.top_p, settings.seed)}
-    return {
-        mode: generate(
+    greedy, sampled = (
+        generate(
             job.adapted,
             job.tokenizer,
             [prompt_of(example) for example in examples],
@@ -246,35 +253,36 @@ def _answers(job: Context, examples: Sequence[Example]) -> dict[str, list[str]]:
             sampling=sampling,
             on_batch=lambda done, total: job.progress(step=done, steps=total),
         )
-        for mode, sampling in ways.items()
-    }
+        for sampling in (None, Sampling(settings.temperature, settings.top_p, settings.seed))
+    )
+    return [{"greedy": one, "sampled": other} for one, other in zip(greedy, sampled, strict=True)]
 
 
 @_within_memory("evaluation")
 def merge(job: Context) -> dict[str, Any]:
-    """Merge, then load what was written as a user would and compare the loss."""
+    """Merge, then load what was written as a user would and compare the loss with the tuned evaluation's."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from cefr_batch.run.merge import check_same_loss, merge
     from cefr_batch.run.model import device, stored_dtype
 
-    before = job.evaluate(job.adapted, MERGE_CHECK_EXAMPLES).full.loss
-    del job.__dict__["adapted"]  # the merge needs none of it in memory
+    job.__dict__.pop("adapted", None)  # the merge needs none of it in memory
     target = job.work.path(layout.MERGED)
     adapter, dtype = job.work.path(layout.ADAPTER), stored_dtype(job.model_path)
     merge(job.model_path, adapter, job.tokenizer, dtype, target, job.work.tmp / "merged")
     reloaded = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).to(device()).eval()
     after = job.evaluate(reloaded, MERGE_CHECK_EXAMPLES).full.loss
+    scores = job.result("tuned")[layout.EVALUATION][:MERGE_CHECK_EXAMPLES]
+    before = fsum(score["nll"]["full"] for score in scores) / sum(score["tokens"]["full"] for score in scores)
     check_same_loss(before, after)
-    examples = min(MERGE_CHECK_EXAMPLES, len(job.examples))
-    return {"merge": {"adapter_loss": before, "merged_loss": after, "examples": examples}}
+    return {"merge": {"adapter_loss": before, "merged_loss": after, "examples": len(scores)}}
 
 
 def plots(job: Context) -> dict[str, Any]:
     from cefr_batch.plots import write_plots
 
-    trained = read_json(job.work.path(layout.stage_name("train")))["result"]
+    trained = job.result("train")
     run = job.work.root.name
     files = write_plots(trained["log"], trained["best"], run, job.work.path(layout.PLOTS))
     return {"plots": [f.name for f in files]}

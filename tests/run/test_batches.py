@@ -120,6 +120,7 @@ def test_an_evaluation_that_does_not_fit_says_what_to_lower(
     monkeypatch.setattr(Context, "adapted", None)
     monkeypatch.setattr(Context, "model_path", tmp_path)
     monkeypatch.setattr("cefr_batch.run.model.load_for_evaluation", scarce)
+    monkeypatch.setattr("cefr_batch.run.model.stored_dtype", scarce)
     spec = load_spec("B1", overrides=[*SETTINGS, f"evaluation.batch_size={size}"])
     with pytest.raises(JobFailed) as caught:
         run_stage(Context(work_folder(tmp_path / "run", spec)), stage)
