@@ -46,6 +46,10 @@ def test_b1_with_unsloth(tmp_path: Path) -> None:
             expected = 100 * (1 - after[what] / before[what])
             assert metrics["reduction"][kind][f"{what}_percent"] == pytest.approx(expected)
     assert round(metrics["leakage"]["sentences_percent"]) == 99
+    seen, unseen = (metrics["tuned"][part] for part in ("seen", "unseen"))  # 79 sentences, and one
+    assert seen["tokens"] > 40 * unseen["tokens"] > 0
+    assert seen["loss"] < metrics["baseline"]["seen"]["loss"]
+    assert unseen["loss"] < metrics["baseline"]["unseen"]["loss"]
     assert metrics["data"]["unique_words"] == 806
     print(metrics["baseline"], metrics["tuned"], metrics["reduction"], metrics["leakage"], metrics["train"], sep="\n")
 
