@@ -12,11 +12,12 @@ from functools import cached_property
 from urllib.parse import quote, unquote
 
 from cefr_batch.errors import LaunchError
-from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Launcher, Observation, State
+from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Observation, State
 from cefr_batch.launch.k8s.client import ApiError, Cluster, Object, connect
 from cefr_batch.launch.k8s.manifest import MANAGED, STORE, JobName, KubernetesRequest, render
 from cefr_batch.launch.k8s.site import KubernetesSite, load_site
 from cefr_batch.launch.k8s.status import finished, index_of, needs_events, observe
+from cefr_batch.launch.sites import SiteLauncher
 
 _HANDLE = re.compile(r"k8s://(?P<context>[^/]+)/(?P<namespace>[^/]+)/(?P<name>[^/]+)(?:/(?P<index>[0-9]+))?")
 _ASK_SECONDS = 3.0  # between two questions about the same namespace: whoever watches must not load the API server
@@ -48,29 +49,12 @@ class Place:
         return cls(unquote(match["context"]), match["namespace"], JobName(match["name"], index))
 
 
-class KubernetesLauncher(Launcher[KubernetesRequest]):
+class KubernetesLauncher(SiteLauncher[KubernetesRequest, KubernetesSite]):
     scheme = "k8s"
     reports = requeues = retries = True
 
-    def __init__(self, site: str = "default") -> None:
-        self._site_name = site
-
-    @property
-    def name(self) -> str:
-        return "k8s" if self._site_name == "default" else f"k8s/{self._site_name}"
-
-    @cached_property
-    def site(self) -> KubernetesSite:
-        """Read when it is needed: jobs are observed and cancelled without it."""
-        return load_site(self._site_name)
-
-    @property
-    def gpu(self) -> str | None:
-        return self.site.gpu
-
-    @property
-    def price_per_hour(self) -> float | None:
-        return self.site.price_per_hour
+    def load(self) -> KubernetesSite:
+        return load_site(self.site_name)
 
     def render(self, batch: Batch) -> KubernetesRequest:
         return render(self.site, batch)
@@ -78,14 +62,11 @@ class KubernetesLauncher(Launcher[KubernetesRequest]):
     def describe(self, request: KubernetesRequest) -> str:
         return request.yaml().rstrip("\n")
 
-    def backends(self) -> Sequence[str]:
-        return (self.site.backend, *(name for name in ("unsloth", "peft") if name != self.site.backend))
-
     def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         from cefr_batch.launch.k8s.checks import check
 
         test = self.render(Batch((JobOrder("cefr-batch-check", store_url),))).objects[0]
-        return check(self.site, f"k8s/{self._site_name}.yaml", test)
+        return check(self.site, self.site_file, test)
 
     def submit(self, request: KubernetesRequest) -> list[str]:
         """Idempotent: a Job of the same run that is not finished is left as it is, a finished one makes room."""

@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 
 from cefr_batch.errors import LaunchError
 from cefr_batch.files import tail
-from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Launcher, Observation, State
+from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Observation, State
 from cefr_batch.launch.secrets import SECRETS, write_secrets
+from cefr_batch.launch.sites import SiteLauncher
 from cefr_batch.launch.slurm import client
 from cefr_batch.launch.slurm.client import Record
 from cefr_batch.launch.slurm.script import Script, SlurmRequest, render
@@ -40,29 +40,12 @@ _MEANINGS = {
 }
 
 
-class SlurmLauncher(Launcher[SlurmRequest]):
+class SlurmLauncher(SiteLauncher[SlurmRequest, SlurmSite]):
     scheme = "slurm"
     reports = requeues = True
 
-    def __init__(self, site: str = "default") -> None:
-        self._site_name = site
-
-    @property
-    def name(self) -> str:
-        return "slurm" if self._site_name == "default" else f"slurm/{self._site_name}"
-
-    @cached_property
-    def site(self) -> SlurmSite:
-        """Read when it is needed: jobs are observed and cancelled without it."""
-        return load_site(self._site_name)
-
-    @property
-    def gpu(self) -> str | None:
-        return self.site.gpu
-
-    @property
-    def price_per_hour(self) -> float | None:
-        return self.site.price_per_hour
+    def load(self) -> SlurmSite:
+        return load_site(self.site_name)
 
     def render(self, batch: Batch) -> SlurmRequest:
         return render(self.site, batch)
@@ -81,18 +64,13 @@ class SlurmLauncher(Launcher[SlurmRequest]):
             yield from (f"{f'{n}: ' if many else ''}{shlex.join(c)}" for n, c in enumerate(script.commands))
             before.append(f"JOB_{number}")
 
-    def backends(self) -> Sequence[str]:
-        return (self.site.backend, *(name for name in ("unsloth", "peft") if name != self.site.backend))
-
     def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         from cefr_batch.launch.slurm.checks import check
 
         store = store_folder(store_url)
         folders = [Path(self.site.shared), *([store] if store else [])]
         order = JobOrder("check", store_url)
-        return check(
-            self.site, f"slurm/{self._site_name}.yaml", folders, lambda: self.render(Batch((order,))).scripts[0].text
-        )
+        return check(self.site, self.site_file, folders, lambda: self.render(Batch((order,))).scripts[0].text)
 
     def submit(self, request: SlurmRequest) -> list[str]:
         cluster = client.cluster_name()
