@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,11 @@ from cefr_batch.cli.show import columns
 from cefr_batch.errors import CefrBatchError, UsageError
 
 if TYPE_CHECKING:
-    from cefr_batch.data import Example, Leakage
+    from cefr_batch.data import Leakage
     from cefr_batch.data.checks import FileCheck
-    from cefr_batch.data.pairs import Pair
-    from cefr_batch.data.stats import CountTokens, Stats
+    from cefr_batch.data.stats import Contents, CountTokens, Stats
     from cefr_batch.errors import Problem
+    from cefr_batch.levels import RunSpec
 
 _WARNINGS = 20  # shown for a file
 
@@ -129,6 +130,7 @@ def pairs(files: Sequence[Path], out: Path, force: bool) -> None:
     """
     from cefr_batch.data.examples import pairs_in, read_examples
     from cefr_batch.data.pairs import distinct
+    from cefr_batch.files import write_json
 
     if out.suffix.lower() != ".json":
         raise UsageError(f"--out: {out} must end in .json, since that is how the pairs are written")
@@ -136,7 +138,8 @@ def pairs(files: Sequence[Path], out: Path, force: bool) -> None:
     found = distinct(pair for path in files for example in read_examples(path) for pair in pairs_in(example))
     if not found:
         raise UsageError("no example lists numbered words, so there are no pairs of word and sentence")
-    _write({out: found})
+    with _writing(out):
+        write_json(out, [asdict(pair) for pair in found])
     click.echo(f"{out}: {len(found):,} sentence pairs; build examples with `cefr-batch data build {out} --level …`")
 
 
@@ -162,26 +165,38 @@ def build(source: str, level: str, out: Path, force: bool, **settings: int | flo
     SOURCE is a .csv, .jsonl or .json file, or starter. What is not given is taken from the level's job file.
     """
     from cefr_batch import layout
-    from cefr_batch.data import leakage, load_dataset
-    from cefr_batch.data.stats import stats_of
+    from cefr_batch.data.stats import Contents
     from cefr_batch.spec import load_spec
 
-    targets = [out / layout.TRAIN_FILE, out / layout.EVAL_FILE]
-    _refuse_existing(targets, force)
+    targets = {"train": out / layout.TRAIN_FILE, "eval": out / layout.EVAL_FILE}
+    _refuse_existing(targets.values(), force)
     chosen = {"source": source, **{name: value for name, value in settings.items() if value is not None}}
     spec = load_spec(level, overrides=[f"data.{name}={json.dumps(value)}" for name, value in chosen.items()])
-    dataset = load_dataset(spec.data, spec.level)
-    _write(dict(zip(targets, (dataset.train, dataset.eval), strict=True)))
-    sides = zip(targets, (dataset.train, dataset.eval), strict=True)
-    _show({str(path): stats_of(examples) for path, examples in sides}, leakage(dataset.train, dataset.eval))
-    click.echo(f"Use them with --set data.train={targets[0]} --set data.eval={targets[1]}")
+    contents = {side: Contents() for side in targets}
+    with _writing(out):
+        _build(spec, targets, contents)
+    leak = contents["eval"].leakage_from(contents["train"])
+    _show({str(path): contents[side].stats() for side, path in targets.items()}, leak)
+    click.echo(f"Use them with --set data.train={targets['train']} --set data.eval={targets['eval']}")
 
 
-def _write(files: Mapping[Path, Sequence[Example | Pair]]) -> None:
-    from cefr_batch.files import write_json
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise CefrBatchError(f"cannot write {exc.filename or place}: {exc.strerror or exc}") from exc
 
-    for path, items in files.items():
-        try:
-            write_json(path, [asdict(item) for item in items])
-        except OSError as exc:
-            raise CefrBatchError(f"cannot write {exc.filename or path.parent}: {exc.strerror or exc}") from exc
+
+def _build(spec: RunSpec, targets: Mapping[str, Path], contents: Mapping[str, Contents]) -> None:
+    """Write each side as its examples are made; both files appear when both are whole."""
+    from cefr_batch.data.build import build_sides
+    from cefr_batch.data.examples import list_format_parts
+    from cefr_batch.data.pairs import read_pairs
+    from cefr_batch.files import aside
+
+    pairs = read_pairs(str(spec.data.source), spec.level)
+    with ExitStack() as stack:
+        for side, examples in build_sides(pairs, spec.data, spec.level):
+            file = stack.enter_context(aside(targets[side]))
+            file.writelines(list_format_parts(contents[side].counted(examples)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Generic, Literal, TypeVar
 
-from cefr_batch.data.examples import Example
+from cefr_batch.data.examples import Example, identity
 from cefr_batch.data.pairs import Pair, distinct
 from cefr_batch.errors import DataError, Problem
 from cefr_batch.levels import DataSpec, Level
@@ -18,8 +19,17 @@ T = TypeVar("T")
 Pool = dict[str, list[Pair]]  # a case-folded word → its pairs
 
 
+Side = Literal["train", "eval"]
+
+
 def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple[list[Example], list[Example]]:
-    """Training and evaluation examples, ``spec.examples`` in all.
+    """Training and evaluation examples, ``spec.examples`` in all; see ``build_sides``."""
+    sides = {side: list(examples) for side, examples in build_sides(pairs, spec, level)}
+    return sides["train"], sides["eval"]
+
+
+def build_sides(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> Iterator[tuple[Side, Iterator[Example]]]:
+    """Training and evaluation examples, ``spec.examples`` in all, one by one: use up a side before you ask for the next.
 
     Words and sentences are used evenly: none comes again before all others had their turn. With ``split_by`` sentence
     no evaluation sentence, with ``word`` no evaluation word or sentence, is on the training side; ``example`` splits
@@ -34,12 +44,14 @@ def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple
     evals = min(max(round(spec.examples * spec.eval_fraction), 1), spec.examples - 1)
     if spec.split_by == "example":
         examples = writer.examples(pool, spec.examples)
-        return examples[evals:], examples[:evals]
+        yield "eval", islice(examples, evals)
+        yield "train", examples
+        return
     split = _split_words if spec.split_by == "word" else _split_sentences
     train, held_out = split(pool, spec, rng)
     _require_words(pool, train, held_out, spec)
-    written = writer.examples(train, spec.examples - evals, " for training")
-    return written, writer.examples(held_out, evals, " for evaluation")
+    yield "train", writer.examples(train, spec.examples - evals, " for training")
+    yield "eval", writer.examples(held_out, evals, " for evaluation")
 
 
 def instruction_for(words: Sequence[str], level: Level) -> str:
@@ -171,20 +183,22 @@ class _Writer:
     def __init__(self, spec: DataSpec, level: Level, rng: random.Random) -> None:
         self._spec, self._level, self._rng = spec, level, rng
 
-    def examples(self, pool: Pool, number: int, side: str = "") -> list[Example]:
+    def examples(self, pool: Pool, number: int, side: str = "") -> Iterator[Example]:
         words = _Deck(pool, self._rng)
         sentences = {word: _Deck(pairs, self._rng) for word, pairs in pool.items()}
-        found: dict[Example, None] = {}
+        found: set[int] = set()
         tries = 0
         while len(found) < number:
             example = self._example([sentences[word].draw() for word in words.hand(self._spec.words_per_example)])
-            tries = tries + 1 if example in found else 0
+            same = identity(example)
+            tries = tries + 1 if same in found else 0
             if tries > _TRIES:
                 raise DataError(
                     [Problem(f"data.source {self._spec.source}", self._too_few(pool, len(found), number, side))]
                 )
-            found[example] = None
-        return list(found)
+            if not tries:
+                found.add(same)
+                yield example
 
     def _example(self, pairs: Sequence[Pair]) -> Example:
         output = "\n".join(f"{number}. {pair.sentence}" for number, pair in enumerate(pairs, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cefr_batch.data.examples import check_examples
+from cefr_batch.data.examples import count_examples
 from cefr_batch.data.pairs import check_pairs, holds_pairs
 from cefr_batch.data.reading import Findings
 
@@ -19,6 +19,7 @@ class FileCheck:
 
 def check_file(path: Path) -> FileCheck:
     """What is wrong with a file of examples (list format) or of sentence pairs; it says itself which it is."""
-    pairs = holds_pairs(path)
-    items, findings = check_pairs(path) if pairs else check_examples(path)
-    return FileCheck("sentence pairs" if pairs else "examples", len(items), findings)
+    if not holds_pairs(path):
+        return FileCheck("examples", *count_examples(path))
+    items, findings = check_pairs(path)
+    return FileCheck("sentence pairs", len(items), findings)

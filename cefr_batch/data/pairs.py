@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from cefr_batch.data.inflection import uses_word
-from cefr_batch.data.reading import Findings, at_index, file_error, parse_json, read_text, unusable_character
+from cefr_batch.data.reading import (
+    Findings,
+    at_index,
+    file_error,
+    json_items,
+    parse_json,
+    read_text,
+    unusable_character,
+)
 from cefr_batch.errors import DataError, Problem
 from cefr_batch.levels import STARTER, Level
 
@@ -47,10 +55,9 @@ def holds_pairs(path: Path) -> bool:
     if path.suffix.lower() in PAIRS_ONLY:
         return True
     try:
-        items = parse_json(path, read_text(path))
+        return is_pair(next(json_items(path), None))
     except DataError:
         return False
-    return isinstance(items, list) and bool(items) and is_pair(items[0])
 
 
 def is_pair(record: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from cefr_batch.errors import DataError, Problem
 
 _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
+
+_PIECE = 1 << 20  # characters of a JSON file that are read at a time
 
 
 @dataclass
@@ -64,6 +66,63 @@ def parse_json(path: Path, text: str, line: int | None = None) -> Any:
     except (ValueError, RecursionError) as exc:
         at = f"line {line}: " if line else ""
         raise file_error(path, f"is not valid JSON: {at}{exc}") from exc
+
+
+def json_items(path: Path) -> Iterator[Any]:
+    """The items of a file's JSON list, one in memory at a time. Raises ``DataError``.
+
+    A file that cannot be read so is read whole: its problem is then told with line and column.
+    """
+    read = 0
+    try:
+        for item in _streamed(path):
+            yield item
+            read += 1
+        return
+    except (OSError, ValueError, RecursionError):
+        items = parse_json(path, read_text(path))
+    if not isinstance(items, list):
+        raise file_error(path, f"must be a JSON list of examples, but is {kind(items)}")
+    yield from items[read:]
+
+
+def _streamed(path: Path) -> Iterator[Any]:
+    """Items as they come off the file. Raises ``ValueError`` if it is no list or an item is longer than 16 pieces."""
+    decode = json.JSONDecoder().raw_decode
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        text = file.read(_PIECE).lstrip()
+        if not text.startswith("["):
+            raise ValueError("no list")
+        at = 1
+        while True:
+            try:
+                item, end = decode(text, _after_blanks(text, at))
+                end = _after_blanks(text, end)
+                separator = text[end]
+            except (ValueError, IndexError) as exc:  # cut off, or wrong
+                piece = file.read(_PIECE)
+                text, at = text[at:] + piece, 0
+                if not piece or len(text) > 16 * _PIECE:
+                    raise ValueError("no item") from exc
+                continue
+            yield item
+            at = end + 1
+            if separator != ",":
+                if separator != "]" or (text[at:] + file.read()).strip():
+                    raise ValueError("no list")
+                return
+
+
+def _after_blanks(text: str, at: int) -> int:
+    while text[at] in " \n\r\t":
+        at += 1
+    return at
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 def file_error(path: Path, what: str) -> DataError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from cefr_batch.data.examples import Example, sentences_in, words_in
 
@@ -32,15 +33,39 @@ class Leakage:
     words_percent: float
 
 
+@dataclass
+class Contents:
+    """What ``Stats`` and ``Leakage`` are made of, counted example by example: memory grows with what is different only."""
+
+    examples: int = 0
+    words: Counter[str] = field(default_factory=Counter)
+    sentences: Counter[str] = field(default_factory=Counter)
+
+    def counted(self, examples: Iterable[Example]) -> Iterator[Example]:
+        """The same examples; each counts as it passes."""
+        for example in examples:
+            self.examples += 1
+            self.words.update(word.casefold() for word in words_in(example))
+            self.sentences.update(sentences_in(example))
+            yield example
+
+    def stats(self) -> Stats:
+        return Stats(self.examples, len(self.words), self.sentences.total(), len(self.sentences), None)
+
+    def leakage_from(self, train: Contents) -> Leakage:
+        return Leakage(_percent(self.sentences, train.sentences), _percent(self.words, train.words))
+
+
+def contents_of(examples: Iterable[Example]) -> Contents:
+    contents = Contents()
+    for _ in contents.counted(examples):
+        pass
+    return contents
+
+
 def stats_of(examples: Sequence[Example], count: CountTokens | None = None) -> Stats:
-    sentences = [sentence for example in examples for sentence in sentences_in(example)]
-    return Stats(
-        examples=len(examples),
-        unique_words=len(words_of(examples)),
-        sentences=len(sentences),
-        unique_sentences=len(set(sentences)),
-        longest_example_tokens=max(count(examples), default=0) if count else None,
-    )
+    longest = max(count(examples), default=0) if count else None
+    return replace(contents_of(examples).stats(), longest_example_tokens=longest)
 
 
 def words_of(examples: Iterable[Example]) -> set[str]:
@@ -54,18 +79,9 @@ def sentences_of(examples: Iterable[Example]) -> set[str]:
 
 
 def leakage(train: Iterable[Example], evaluation: Iterable[Example]) -> Leakage:
-    seen_sentences: set[str] = set()
-    seen_words: set[str] = set()
-    for example in train:
-        seen_sentences.update(sentences_in(example))
-        seen_words.update(word.casefold() for word in words_in(example))
-    held_out = list(evaluation)
-    return Leakage(
-        _percent(sentence in seen_sentences for example in held_out for sentence in sentences_in(example)),
-        _percent(word.casefold() in seen_words for example in held_out for word in words_in(example)),
-    )
+    return contents_of(evaluation).leakage_from(contents_of(train))
 
 
-def _percent(hits: Iterable[bool]) -> float:
-    found = list(hits)
-    return 100 * sum(found) / len(found) if found else 0.0
+def _percent(counts: Counter[str], seen: Counter[str]) -> float:
+    hits = sum(number for text, number in counts.items() if text in seen)
+    return 100 * hits / counts.total() if counts else 0.0

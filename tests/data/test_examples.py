@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from published import published
 
-from cefr_batch.data import Example, prompt_of, text_of
-from cefr_batch.data.examples import check_examples, list_format, read_examples, sentences_in, words_in
+from cefr_batch.data import Example, prompt_of, reading, text_of
+from cefr_batch.data.examples import (
+    check_examples,
+    list_format,
+    numbered_lines,
+    read_examples,
+    sentences_in,
+    words_in,
+)
+from cefr_batch.data.reading import json_items
 from cefr_batch.errors import DataError
 from cefr_batch.store import to_json
 
@@ -193,3 +204,28 @@ def test_the_published_files_pass_as_they_are(level: str) -> None:
         assert (len(examples), findings.errors) == (number, [])
         assert len(findings.warnings) < 0.02 * number
         assert list_format(examples) == file.read_bytes() + b"\n"
+
+
+@given(st.text(st.sampled_from("12. )\n\t\r\x0b\x1c\x85ab\u2028\u00a0٣"), max_size=20))
+def test_numbered_lines_are_found_as_line_by_line(text: str) -> None:
+    plain = re.compile(r"(\d{1,9})[.)](?:\s+(.*))?$")
+    lines = (plain.match(line.strip()) for line in text.split("\n"))
+    assert numbered_lines(text) == [(int(line[1]), line[2] or "") for line in lines if line]
+
+
+def test_a_list_is_read_in_pieces_as_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the pieces end; and a wrong item, after any number of good ones, is told as by the whole file's parser."""
+    items = [{"a": "ä ] , ["}, 12, [], "x\n", None, {"b": [1.5, True]}]
+    file = tmp_path / "list.json"
+    for length in range(1, 30):
+        monkeypatch.setattr(reading, "_PIECE", length)
+        for indent in (None, 2):
+            text = json.dumps(items, indent=indent)
+            file.write_text(f"\ufeff {text} \n", encoding="utf-8")
+            assert list(json_items(file)) == items
+            file.write_text(f"{text[:-2]},, 1]", encoding="utf-8")
+            with pytest.raises(DataError, match="is not valid JSON: line"):
+                list(json_items(file))
+            file.write_text(f"{text} 1", encoding="utf-8")
+            with pytest.raises(DataError, match="Extra data"):
+                list(json_items(file))

@@ -13,9 +13,10 @@ by_word: dict[str, list[str]] = {}
 with Path(source).open(encoding="utf-8") as file:
     for row in csv.DictReader(file):
         by_word.setdefault(row["word"], []).append(row["sentence"])
+pool = list(by_word)
 examples = []
 for _ in range(number):
-    words = random.sample(sorted(by_word), 10)
+    words = random.sample(pool, 10)
     listed = "\n".join(f"{i}. {word}" for i, word in enumerate(words, 1))
     examples.append(
         {
