@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -209,7 +209,7 @@ def add_object(store: LocalStore, run: str, name: str, value: Any) -> None:
     store.put_json(layout.run_key(run, layout.MANIFEST), manifest)
 
 
-def add_examples(store: LocalStore, run: str, baseline: Sequence[float], tuned: Sequence[float], sha256: str) -> None:
+def add_examples(store: LocalStore, run: str, baseline: Iterable[float], tuned: Iterable[float], sha256: str) -> None:
     """A complete run's ``evaluation.json``: summed losses of examples of 100 tokens, of the evaluation file ``sha256``."""
     examples = [
         {"index": i, "tokens": {"full": 100}, "baseline": {"full": float(b)}, "tuned": {"full": float(t)}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from statistics import fmean
 
 from cefr_batch.launch.base import State
 from cefr_batch.launch.state import RunState
@@ -117,8 +118,9 @@ def _overview_row(
         state = (*state, *inline(" "), *t("(figures of an older run)"))
     before = after = fall = None
     if entry.result:
-        m = entry.result.metrics
-        before, after, fall = m.baseline.full.loss, m.tuned.full.loss, m.reduction.full.loss_percent
+        metrics = [result.metrics for result in entry.results]
+        before, after = (fmean(getattr(m, when).full.loss for m in metrics) for when in ("baseline", "tuned"))
+        fall = fmean(m.reduction.full.loss_percent for m in metrics)
     run = inline(Code(entry.newest)) if entry.newest else inline(NONE)
     figures = (inline(t.figure(before)), inline(t.figure(after)), inline(t.percent(fall)))
     values = (entry.level, entry.newest, plain_text(state), before, after, fall)

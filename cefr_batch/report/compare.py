@@ -213,10 +213,10 @@ def shown(measure: Measure, value: Spread | None, t: Language) -> str:
 
 
 def _differing(results: Sequence[Result]) -> dict[str, tuple[Any, ...]]:
-    """Settings other than the level and its data's place that are not the same in all of these runs."""
+    """Settings other than the level, its data's place and the seed that are not the same in all of these runs."""
     specs = [dict(flat(result.spec)) for result in results]
     keys = dict.fromkeys(key for spec in specs for key in spec)
-    own = ("level", "data.source", "data.train", "data.eval")
+    own = ("level", "data.source", "data.train", "data.eval", "training.seed")
     found = {
         key: tuple(spec.get(key) for spec in specs)
         for key in keys

@@ -14,6 +14,7 @@ def reading(comparison: Comparison, t: Language) -> list[Inline]:
     """Sentences about the levels that have figures; at least one."""
     row = comparison.row("loss_reduction_percent")
     sentences = [_level(comparison, row, i, t) for i in range(len(comparison.labels))]
+    sentences += [*_few_examples(comparison, t), *_seeds(comparison, row, t)]
     if len(comparison.labels) > 1:
         sentences += [*_ranking(comparison, t), *_unlike(comparison, t)]
     return [*sentences, *_leaky(comparison, t), *_after_best(comparison, t)]
@@ -48,6 +49,42 @@ def _level(comparison: Comparison, row: Row, i: int, t: Language) -> Inline:
             "{level}: fine-tuning raised the loss by {share} (95% interval of the reduction {interval}).", **values
         )
     return t("{level}: fine-tuning did not lower the loss: it rose by {share}.", **values)
+
+
+FEW = 20  # examples, below which a percentile bootstrap's intervals are markedly too narrow
+
+
+def _few_examples(comparison: Comparison, t: Language) -> list[Inline]:
+    sizes = [
+        (label, len(e.sums.tokens)) for label, e in zip(comparison.labels, comparison.entries, strict=True) if e.sums
+    ]
+    few = [label for label, n in sizes if n < FEW]
+    if not few:
+        return []
+    return [
+        t(
+            "{levels}: measured on fewer than {n} examples, for which such intervals are too narrow.",
+            levels=joined(few),
+            n=t.count(FEW),
+        )
+    ]
+
+
+def _seeds(comparison: Comparison, row: Row, t: Language) -> list[Inline]:
+    """How much repeated runs differ among themselves."""
+    repeated = [
+        (label, s) for label, s in zip(comparison.labels, row.values, strict=True) if s and s.deviation is not None
+    ]
+    return [
+        t(
+            "{level}: over {n} runs with different seeds the reduction has a standard deviation of {points} points; a "
+            "difference to another level that is not much larger may come from the seed.",
+            level=Strong(inline(label)),
+            n=t.count(s.n),
+            points=t.points(s.deviation or 0.0),
+        )
+        for label, s in repeated
+    ]
 
 
 def _interval(found: Interval | None, t: Language) -> Inline:

@@ -1,4 +1,5 @@
-"""Must show: what `make demo` runs — three levels on the starter corpus, each better than untrained on held-out examples."""
+"""Must show: what `make demo` runs — three levels on the starter corpus, each better than untrained on held-out examples;
+and every figure of their report, computed again from what the runs left."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from report_checks import check_report
 from runs import ROOT, read, runs
 
 pytestmark = pytest.mark.e2e
@@ -26,3 +28,4 @@ def test_demo(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert "A1 vs A2 vs B1" in shown
     assert report
+    assert check_report(tmp_path / "store", ("A1", "A2", "B1"), tmp_path / "again") > 300
