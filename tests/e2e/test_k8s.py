@@ -108,7 +108,7 @@ def site(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     (sites / "default.yaml").write_bytes((ROOT / "k8s" / "default.yaml").read_bytes())
     base = {
         "context": k8s.USER, "namespace": k8s.NAMESPACE, "image": images.TAG, "image_pull_policy": "Never",
-        "cpus": 1, "memory": "2Gi", "shared_memory": "128Mi", "work": "8Gi", "cache_claim": CLAIM, "node_affinity": [],
+        "cpus": 1, "memory": "4Gi", "shared_memory": "128Mi", "work": "8Gi", "cache_claim": CLAIM, "node_affinity": [],
         "time": "00:20:00", "grace_seconds": 60, "storage_secret": SECRET, "backend": "peft", "check_gpu": False,
         "environment": {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": "/work/cache/python"},
     }  # fmt: skip
