@@ -103,7 +103,7 @@ class _Types:
             adapter=adapter,
             adapter_copy=compute if compute < adapter else 0,
             gated=FP32 if wide else compute,
-            dropout_mask=1 if machine.cuda else adapter,
+            dropout_mask=1 if machine.cuda else compute,
         )
 
 
@@ -192,9 +192,7 @@ def _layer(model: Architecture, spec: RunSpec, batch: Batch, types: _Types) -> i
     attention = 2 * model.query + 2 * (model.query if padded else model.key_value) + (batch.length if padded else 0)
     norms = 2 * model.hidden * FP32
     gated = 3 * model.intermediate * types.gated
-    each_own = (
-        spec.lora.dropout > 0 or types.adapter != s
-    )  # adapters of one input share it unless it is changed for each
+    each_own = spec.lora.dropout > 0  # adapters of one input share it unless it is changed for each
     lora = sum(inputs) if each_own else 2 * model.hidden + model.intermediate
     ranks = len(inputs) * spec.lora.rank
     return s * (attention + lora + ranks) + gated + norms + masks + FP32 * model.heads

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,8 @@ def process(command: Sequence[str | Path], *, env: Mapping[str, str] | None = No
 
 def script(name: str, *arguments: str | Path, python: Path | str = sys.executable) -> Took:
     """Run one of the programs in ``scripts/``, with Unsloth's environment if told so."""
-    return process([python, SCRIPTS / name, *arguments], env={"UNSLOTH_DISABLE_STATISTICS": "1"})
+    quiet = {"UNSLOTH_DISABLE_STATISTICS": "1", "UNSLOTH_COMPILE_LOCATION": f"{gettempdir()}/unsloth_compiled_cache"}
+    return process([python, SCRIPTS / name, *arguments], env=quiet)
 
 
 def peaks(took: Mapping[str, Sequence[Took]]) -> str:
