@@ -85,15 +85,15 @@ def _level_grid(levels: Mapping[str, Log]) -> Figure:
     rows = math.ceil(len(levels) / columns)
     figure = Figure(figsize=(3.5 * columns, 3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    charts = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axes, (label, log) in zip(charts, levels.items(), strict=False):
+    shared = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    charts = shared.flat
+    for (label, log), axes in zip(levels.items(), charts, strict=False):
         axes.set_title(label, fontsize="medium", parse_math=False)
         drawn = [_add_curve(axes, curve, log) for curve in (_TRAIN, _EVAL)]
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         if all(drawn):
             axes.legend(fontsize="small")
+    shared[0, 0].set(xlim=(0, None), ylim=(0, None))  # after all curves: a limit that is set no longer grows
     for axes in list(charts):
         axes.set_visible(False)
     figure.supxlabel("optimizer step", fontsize="medium")

@@ -60,6 +60,11 @@ def tokenizer_file(model: ModelSpec) -> Path:
     return folder / _TOKENIZER_FILES[0]
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit that a model's folder in the hub's cache is of; None for any other folder."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def architecture(model: ModelSpec) -> Architecture | None:
     """The model's sizes, by its config.json; None if it is of a kind that nothing is known of. Raises ``ModelError``."""
     if _gguf_file(model):

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cefr_batch import layout, plots
-from cefr_batch.plots import write_plots
+from cefr_batch.plots import write_level_plots, write_plots
 
 BEST = {"step": 200, "epoch": 6.92, "eval_loss": 0.426}
 
@@ -106,3 +107,38 @@ def test_importing_plots_does_not_load_matplotlib_and_drawing_does_not_load_pypl
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+# All levels.
+
+LEVELS: dict[str, list[dict[str, Any]]] = {
+    "A1": [{"step": s, "loss": 2.0 / s, "eval_loss": None} for s in (1, 2, 4)],
+    "B1": [{"step": s, "loss": 1.0 / s, "eval_loss": 3.0 / s} for s in (10, 20)],
+    "$x": [{"step": 5, "loss": None, "eval_loss": 1.0}],
+    "C1": [],
+}
+
+
+def test_pictures_of_all_levels_at_300_dpi_with_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        write_level_plots(LEVELS, tmp_path / place / "grid.png", tmp_path / place / "overlay.png")
+    for name in ("grid.png", "overlay.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        with Image.open(tmp_path / "a" / name) as image:
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+def test_the_grid_has_a_chart_for_each_level_and_one_scale() -> None:
+    figure = plots._level_grid(LEVELS)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == list(LEVELS)
+    assert len({axes.get_xlim() for axes in shown}) == len({axes.get_ylim() for axes in shown}) == 1
+    assert shown[0].get_xlim()[1] >= 20
+    assert shown[0].get_ylim()[1] >= 2.0
+
+
+def test_the_overlay_has_a_curve_for_each_level_that_was_evaluated() -> None:
+    figure = plots._level_overlay(LEVELS)
+    assert [line.get_label() for line in figure.axes[0].get_lines()] == ["B1", r"\$x"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].get_lines()] == [[0.3, 0.15], [1.0]]

@@ -54,7 +54,8 @@ def _samples(written: tuple[WrittenExample, ...], t: Language) -> list[Block]:
         return []
     rows = tuple((inline(e.words[0]), _first(e.baseline), _first(e.tuned)) for e in chosen)
     rule = t(
-        "Not chosen by taste: the first word of each of the first {n} examples, written greedily.", n=t.count(SHOWN)
+        "Not chosen by taste: the first word of each of the first {n} examples, written greedily.",
+        n=t.count(min(SHOWN, len(written))),
     )
     table = Table(t("Sentences for the same words"), (t("Word"), t("Baseline"), t("Tuned")), rows)
     return [Section(t("Samples side by side"), (Paragraph(rule), table))]

@@ -31,7 +31,7 @@ from cefr_batch.report.text import printable
 
 # A chart's size in its own units; the page scales it.
 WIDTH, HEIGHT = 460.0, 290.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 12.0, 14.0, 46.0
+LEFT, RIGHT, TOP, BOTTOM = 84.0, 12.0, 14.0, 46.0
 STYLES = 5  # that the style sheet has
 
 

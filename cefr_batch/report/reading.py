@@ -191,13 +191,14 @@ def _after_best(comparison: Comparison, t: Language) -> list[Inline]:
     for label, result in zip(comparison.labels, comparison.results, strict=True):
         m = result.metrics
         last = next((e for e in reversed(m.log) if e.eval_loss is not None), None)
-        if m.best and last and last.eval_loss is not None and last.eval_loss > m.best.eval_loss:
+        rise = last.eval_loss - m.best.eval_loss if m.best and last and last.eval_loss is not None else 0.0
+        if m.best and last and round(rise, 3) > 0:
             sentences.append(
                 t(
                     "{level}: the evaluation loss rose by {x} between the best checkpoint (epoch {best}) and the "
                     "last evaluation (epoch {last}), which can be a sign of overfitting.",
                     level=Strong(inline(label)),
-                    x=t.figure(last.eval_loss - m.best.eval_loss, 3),
+                    x=t.figure(rise, 3),
                     best=t.figure(m.best.epoch),
                     last=t.figure(last.epoch),
                 )

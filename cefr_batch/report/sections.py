@@ -389,7 +389,7 @@ def _artifacts(result: Result, t: Language) -> list[Block]:
 
 def _provenance(result: Result, t: Language) -> list[Block]:
     m = result.metrics
-    revision = result.spec.get("model", {}).get("revision")
+    revision = m.model_revision or result.spec.get("model", {}).get("revision")
     rows: list[tuple[Inline, Value]] = [
         (t("Code"), f"cefr-batch {result.code_version or NONE}"),
         (t("Container image"), Code(result.image) if result.image else t("none recorded")),

@@ -215,6 +215,7 @@ class MetricsFile(_Stored):
     evaluation: Evaluation | None = None
     merge: Merge | None = None
     generation: Generation | None = None
+    model_revision: str | None = None
 
     @property
     def examples_evaluated(self) -> int:

@@ -361,7 +361,8 @@ def _claim_attempt(store: Store, run: str) -> int:
     prefix = layout.run_key(run, layout.ATTEMPTS) + "/"
     while True:
         number = 1 + max((int(Path(o.key).stem) for o in store.objects(prefix)), default=0)
-        record = {"attempt": number, "host": socket.gethostname(), "pid": os.getpid(), "started_at": now()}
+        where = {"host": socket.gethostname(), "pid": os.getpid(), "image": os.environ.get("CEFR_BATCH_IMAGE")}
+        record = {"attempt": number, **where, "started_at": now()}
         with suppress(AlreadyExists):
             store.put_json(layout.run_key(run, layout.attempt_name(number)), record, if_absent=True)
             return number

@@ -194,9 +194,11 @@ def train(job: Context) -> dict[str, Any]:
         result = train_in_processes(job, resume)
     else:
         result = train_here(job, resume)
+    from cefr_batch.pretrained import commit_of
     from cefr_batch.run.model import Machine
 
-    return {**result, "machine": asdict(Machine.here()), "versions": _versions()}
+    revision = commit_of(job.model_path)
+    return {**result, "machine": asdict(Machine.here()), "versions": _versions(), "model_revision": revision}
 
 
 def train_here(job: Context, resume: Path | None) -> dict[str, Any]:
