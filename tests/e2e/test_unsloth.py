@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from published import published
@@ -11,6 +13,7 @@ from runs import ROOT, UNSLOTH_PYTHON, cefr_batch, full_loss, needs_unsloth, rea
 
 from cefr_batch import layout
 from cefr_batch.data.examples import read_examples
+from cefr_batch.spec import load_spec
 
 pytestmark = pytest.mark.e2e
 
@@ -94,3 +97,27 @@ def keywords(file: Path, owner: str) -> dict[str, set[str]]:
         for c in calls
         if isinstance(c.func, ast.Attribute) and isinstance(c.func.value, ast.Name) and c.func.value.id == owner
     }
+
+
+def test_no_argument_of_ours_disables_unsloths_fused_lora() -> None:
+    """Unsloth's own function gives the reasons; it runs on CUDA only, so its source is asked, with the level's defaults."""
+    needs_unsloth()
+    (package,) = UNSLOTH_PYTHON.parents[1].glob("lib/python*/site-packages/unsloth")
+    source = ast.parse((package / "models" / "llama.py").read_text(encoding="utf-8"))
+    (function,) = [n for n in source.body if isinstance(n, ast.FunctionDef) and n.name == "_fused_lora_skip_reason"]
+    assert [a.arg for a in function.args.args] == [
+        "lora_dropout",
+        "bias",
+        "float32_base",
+        "fsdp",
+    ]  # a new one: look at it
+    kernels = (package / "kernels" / "fast_lora.py").read_text(encoding="utf-8")
+    assert 'FUSED_LORA_DROPOUT = os.environ.get("UNSLOTH_FUSED_LORA_DROPOUT", "1") != "0"' in kernels
+    names: dict[str, Any] = {"_fast_lora": SimpleNamespace(FUSED_LORA_DROPOUT=True)}
+    exec(compile(ast.Module([function], []), "llama.py", "exec"), names)
+    spec = load_spec("B1", overrides=["backend=unsloth"])
+    assert spec.lora.dropout == 0.05
+    assert names["_fused_lora_skip_reason"](spec.lora.dropout, "none", float32_base=False) == ""
+    assert "bias = 'all'" in names["_fused_lora_skip_reason"](spec.lora.dropout, "all")
+    given = keywords(ROOT / "cefr_batch" / "run" / "train.py", "FastLanguageModel")["get_peft_model"]
+    assert not given & {"bias", "use_dora", "use_rslora", "modules_to_save", "loftq_config", "init_lora_weights"}
