@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +18,7 @@ from cefr_batch.launch import Batch, Job, JobOrder, State
 from cefr_batch.launch.base import Check
 from cefr_batch.launch.k8s import client
 from cefr_batch.launch.k8s import launcher as module
+from cefr_batch.launch.k8s.client import ApiError, _refusal, connect
 from cefr_batch.launch.k8s.launcher import KubernetesLauncher
 
 SITES = Path(__file__).parents[2] / "k8s"
@@ -72,6 +74,10 @@ def failing(launcher: KubernetesLauncher) -> list[str]:
 
 def checks(launcher: KubernetesLauncher) -> list[Check]:
     return launcher.check(["peft"], STORE)
+
+
+def priority(operator: str, *values: str) -> dict[str, Any]:
+    return {"scopeName": "PriorityClass", "operator": operator, "values": list(values)}
 
 
 def finish(api: Api, run: str, condition: str) -> None:
@@ -198,6 +204,33 @@ def test_runs_of_an_indexed_job_are_cancelled_together_only(api: Api, site: Call
     assert not [key for key in api.objects if key.startswith(JOBS)]
 
 
+def test_runs_of_an_indexed_job_that_have_ended_need_not_be_named(
+    api: Api, site: Callable[..., KubernetesLauncher]
+) -> None:
+    launcher = site(several_levels="indexed")
+    handles = launcher.submit(launcher.render(Batch(BATCH.orders)))
+    api.objects[f"{JOBS}/run-a-and-2"]["status"] = {"completedIndexes": "0", "failedIndexes": "2"}
+    launcher.cancel([Job("run-b", handles[1])])
+    assert not [key for key in api.objects if key.startswith(JOBS)]
+
+
+@pytest.mark.parametrize("before", ["Failed", "deleted"])
+def test_what_was_seen_of_a_job_is_not_said_of_its_successor(
+    api: Api, site: Callable[..., KubernetesLauncher], before: str
+) -> None:
+    launcher, order = site(), JobOrder("run-a", STORE)
+    (handle,) = launcher.submit(launcher.render(Batch((order,))))
+    job = Job("run-a", handle)
+    finish(api, "run-a", "Failed")
+    if before == "deleted":
+        del api.objects[f"{JOBS}/run-a"]
+    assert launcher.observe([job])[job].state is not State.PENDING
+    launcher.submit(launcher.render(Batch((order,))))  # at once, as `resume --wait` does
+    assert launcher.observe([job])[job].state is State.PENDING
+    launcher.cancel([job])
+    assert launcher.observe([job])[job].forgotten
+
+
 def test_the_last_output_is_the_newest_pods(api: Api, site: Callable[..., KubernetesLauncher]) -> None:
     for number, log in enumerate(("old", "new")):
         created = f"2026-11-22T18:00:0{number}Z"
@@ -269,6 +302,32 @@ def test_a_quota_that_is_used_up_is_a_warning(api: Api, site: Callable[..., Kube
     ]
 
 
+@pytest.mark.parametrize(
+    ("spec", "counts"),
+    [
+        ({}, True),
+        ({"scopes": ["NotTerminating", "NotBestEffort"]}, True),
+        ({"scopes": ["Terminating"]}, False),
+        ({"scopes": ["BestEffort"]}, False),
+        ({"scopes": ["PriorityClass"]}, True),
+        ({"scopeSelector": {"matchExpressions": [priority("In", "high")]}}, False),
+        ({"scopeSelector": {"matchExpressions": [priority("In", "high", "low")]}}, True),
+        ({"scopeSelector": {"matchExpressions": [priority("DoesNotExist")]}}, False),
+    ],
+)
+def test_a_quota_for_other_pods_does_not_count(
+    api: Api, site: Callable[..., KubernetesLauncher], spec: dict[str, Any], counts: bool
+) -> None:
+    quota = {"metadata": {"name": "q"}, "spec": spec, "status": {"hard": {"requests.cpu": "500m"}}}
+    api.add("/api/v1/namespaces/team/resourcequotas", quota)
+    found = [text for text in failing(site(priority_class="low")) if "quota" in text]
+    assert (
+        found
+        == ["a pod is more than the quota of the namespace team: q: requests.cpu: 4 wanted, 0.500 of 500m free"]
+        * counts
+    )
+
+
 def test_what_one_may_not_look_at_is_a_warning(api: Api, site: Callable[..., KubernetesLauncher]) -> None:
     api.refused = {
         "GET /api/v1/nodes": 403,
@@ -330,3 +389,24 @@ def test_a_namespace_or_a_cluster_that_is_not_there(api: Api, site: Callable[...
     api.kubeconfig.unlink()
     (problem,) = failing(site())
     assert "there is no kubeconfig with a current context" in problem
+
+
+@pytest.mark.parametrize("text", ["a: [b", "hello", "contexts: [x]"])
+def test_a_kubeconfig_that_is_damaged(api: Api, text: str) -> None:
+    api.kubeconfig.write_text(text)
+    with pytest.raises(ApiError, match=r"the kubeconfig .*kubeconfig cannot be read: .*; check KUBECONFIG$"):
+        connect(None)
+
+
+def test_a_kubeconfig_without_a_current_context_still_has_namespaces(api: Api) -> None:
+    known = json.loads(api.kubeconfig.read_text())
+    api.kubeconfig.write_text(json.dumps({key: known[key] for key in known if key != "current-context"}))
+    assert connect("here").namespace == "team"
+    with pytest.raises(ApiError, match=r"no kubeconfig with a current context; .*valid: here, arn:"):
+        connect(None)
+
+
+def test_who_comes_without_credentials_is_told_to_log_in() -> None:
+    body = json.dumps({"message": 'pods is forbidden: User "system:anonymous" cannot list resource "pods"'})
+    exc = SimpleNamespace(status=403, reason="Forbidden", body=body)
+    assert _refusal("here", exc) == "the API server of the context here does not accept the credentials; log in again"

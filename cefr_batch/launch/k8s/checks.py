@@ -19,6 +19,8 @@ NEEDED = (
     ("", "pods", "log", ("get",)),
     ("", "events", "", ("list",)),
 )
+# Of quotas: pods with a time limit (a Job's is not its pods'), without requests, with affinity to other namespaces.
+_SCOPES_OF_OTHERS = ("Terminating", "BestEffort", "CrossNamespacePodAffinity")
 
 
 def check(site: KubernetesSite, where: str, job: Object) -> list[Check]:
@@ -129,6 +131,8 @@ class _Checks:
         never: list[str] = []
         later: list[str] = []
         for one in self.cluster.listed("namespaced_resource_quota", self.namespace):
+            if not _counts(one, self.site):
+                continue
             status = one.get("status") or {}
             for key, hard in (status.get("hard") or {}).items():
                 wanted, whole = _wanted(key, self.request), quantity(hard)
@@ -201,6 +205,19 @@ def _there(what: str, read: Callable[[], Object], problem: str) -> Check:
         return Check(what)
 
     return _allowed(what, look)
+
+
+def _counts(quota: Object, site: KubernetesSite) -> bool:
+    """Whether a quota is for pods like ours: https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes"""
+    spec = quota.get("spec") or {}
+    rules = [{"scopeName": scope, "operator": "Exists"} for scope in spec.get("scopes") or []]
+    rules += (spec.get("scopeSelector") or {}).get("matchExpressions") or []
+    return all(
+        _fits(site.priority_class, rule["operator"], rule.get("values") or [])
+        if rule["scopeName"] == "PriorityClass"
+        else rule["scopeName"] not in _SCOPES_OF_OTHERS
+        for rule in rules
+    )
 
 
 def _wanted(key: str, request: Mapping[str, str]) -> Decimal:

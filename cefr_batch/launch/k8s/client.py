@@ -15,10 +15,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cefr_batch.errors import LaunchError
 
 IN_CLUSTER = "in-cluster"  # the context of a pod that has no kubeconfig
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_NOBODY = "system:anonymous"  # the user without credentials, as where the program that gets them is missing
 _SECONDS = (5.0, 30.0)  # to connect, to answer
 
 Object = dict[str, Any]
@@ -78,9 +81,9 @@ class Cluster:
         found = self._items(self.core.list_namespaced_event, namespace, field_selector="type=Warning")
         return sorted(found, key=event_time)
 
-    def log(self, namespace: str, pod: str, size: int) -> str:
-        """The last ``size`` bytes, or nearly so, of what the pod printed."""
-        data = self._call(self.core.read_namespaced_pod_log, pod, namespace, tail_lines=200)
+    def log(self, namespace: str, pod: str, container: str, size: int) -> str:
+        """The last ``size`` bytes, or nearly so, of what the pod's container printed."""
+        data = self._call(self.core.read_namespaced_pod_log, pod, namespace, container=container, tail_lines=200)
         return data[-size:].decode(errors="replace").strip()
 
     def read(self, kind: str, *where: str) -> Object:
@@ -173,14 +176,20 @@ _clusters: dict[str, Cluster] = {}
 
 def _contexts() -> tuple[dict[str, str], str | None]:
     """The kubeconfig's contexts with their namespaces, and which is the current one; none without a kubeconfig."""
-    from kubernetes import config
+    from kubernetes.config import ConfigException, kube_config
 
+    where = kube_config.KUBE_CONFIG_DEFAULT_LOCATION
     try:
-        found, current = config.list_kube_config_contexts()
-    except (config.ConfigException, OSError, ValueError):
-        return {}, None
-    namespaces = {str(one["name"]): str(one["context"].get("namespace") or "default") for one in found}
-    return namespaces, str(current["name"]) if current else None
+        # not list_kube_config_contexts: it gives nothing unless the current context is there and whole
+        merged = kube_config.KubeConfigMerger(where).config
+        found = [one.value for one in merged.value["contexts"]] if merged else []
+        namespaces = {str(one["name"]): str((one.get("context") or {}).get("namespace") or "default") for one in found}
+        current = merged.value.get("current-context") if merged else None
+    except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as exc:
+        raise ApiError(
+            f"the kubeconfig {where} cannot be read: {' '.join(str(exc).split())}; check KUBECONFIG"
+        ) from exc
+    return namespaces, str(current) if current else None
 
 
 def _own_context(known: Mapping[str, str]) -> str:
@@ -206,12 +215,13 @@ def _no_context(name: str, known: Sequence[str], exc: Exception) -> str:
 
 def _refusal(context: str, exc: Any) -> str:
     """The API server's own words."""
-    if exc.status == 401:
-        return f"the API server of the context {context} does not accept the credentials; log in again"
     try:
-        return str(json.loads(exc.body)["message"])
+        said = str(json.loads(exc.body)["message"])
     except (TypeError, ValueError, KeyError):
-        return f"the API server of the context {context} answered {exc.status} {exc.reason or ''}".strip()
+        said = f"the API server of the context {context} answered {exc.status} {exc.reason or ''}".strip()
+    if exc.status == 401 or _NOBODY in said:
+        return f"the API server of the context {context} does not accept the credentials; log in again"
+    return said
 
 
 def quantity(text: str | float) -> Decimal:

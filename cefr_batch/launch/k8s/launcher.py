@@ -14,9 +14,9 @@ from urllib.parse import quote, unquote
 from cefr_batch.errors import LaunchError
 from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Observation, State
 from cefr_batch.launch.k8s.client import ApiError, Cluster, Object, connect
-from cefr_batch.launch.k8s.manifest import MANAGED, STORE, JobName, KubernetesRequest, render
+from cefr_batch.launch.k8s.manifest import CONTAINER, MANAGED, STORE, JobName, KubernetesRequest, render
 from cefr_batch.launch.k8s.site import KubernetesSite, load_site
-from cefr_batch.launch.k8s.status import finished, index_of, needs_events, observe
+from cefr_batch.launch.k8s.status import ended_indexes, finished, index_of, needs_events, observe
 from cefr_batch.launch.sites import SiteLauncher
 
 _HANDLE = re.compile(r"k8s://(?P<context>[^/]+)/(?P<namespace>[^/]+)/(?P<name>[^/]+)(?:/(?P<index>[0-9]+))?")
@@ -72,6 +72,7 @@ class KubernetesLauncher(SiteLauncher[KubernetesRequest, KubernetesSite]):
         """Idempotent: a Job of the same run that is not finished is left as it is, a finished one makes room."""
         cluster = connect(request.context)
         namespace = request.namespace or cluster.namespace
+        _seen.pop((cluster.context, namespace), None)  # what was seen of a Job is not what becomes of its successor
         made: list[str] = []
         jobs = list(request.jobs)
         for item in request.objects:
@@ -114,6 +115,7 @@ class KubernetesLauncher(SiteLauncher[KubernetesRequest, KubernetesSite]):
         for context, namespace in dict.fromkeys((place.context, place.namespace) for place in places):
             cluster = connect(context)
             here = [place.job for place in places if (place.context, place.namespace) == (context, namespace)]
+            _seen.pop((context, namespace), None)
             there = {job["metadata"]["name"]: job for job in cluster.jobs(namespace, _MANAGED)}
             alive = [name for name in dict.fromkeys(one.name for one in here) if name in there]
             for name in alive:
@@ -128,7 +130,7 @@ class KubernetesLauncher(SiteLauncher[KubernetesRequest, KubernetesSite]):
         pods = _of_job(cluster.pods(place.namespace, f"{_JOB_LABELS[-1]}={place.job.name}"), place.job)
         for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)[:1]:
             with suppress(ApiError):  # its container was never started
-                return cluster.log(place.namespace, pod["metadata"]["name"], _LOG_BYTES)
+                return cluster.log(place.namespace, pod["metadata"]["name"], CONTAINER, _LOG_BYTES)
         return ""
 
 
@@ -219,9 +221,10 @@ def _require_same_store(old: Object, new: Object, namespace: str) -> None:
 
 
 def _refuse_part(job: Object, chosen: Sequence[JobName]) -> None:
-    """An Indexed Job can be deleted as a whole only."""
-    count = job["spec"].get("completions", 1)
-    if job["spec"].get("completionMode") == "Indexed" and len(chosen) < count:
+    """An Indexed Job can be deleted as a whole only: with all of its runs that have not ended."""
+    left = set(range(job["spec"].get("completions", 1))) - ended_indexes(job)
+    if job["spec"].get("completionMode") == "Indexed" and left - {one.index for one in chosen}:
         raise LaunchError(
-            f"the {count} runs of the Indexed Job {job['metadata']['name']} can be cancelled together only: name them all"
+            f"the {len(left)} runs of the Indexed Job {job['metadata']['name']} that have not ended can be cancelled "
+            "together only: name them all"
         )

@@ -100,6 +100,12 @@ def index_of(pod: Object) -> int | None:
     return int(text) if text is not None else None
 
 
+def ended_indexes(job: Object) -> set[int]:
+    """Those of an Indexed Job that have succeeded or failed."""
+    status = job.get("status") or {}
+    return {n for key in ("completedIndexes", "failedIndexes") for n in _numbers(str(status.get(key) or ""))}
+
+
 def _index_state(job: Object, index: int | None) -> State | None:
     """How one of an Indexed Job's pods ended; None while it has not."""
     status = job.get("status") or {}
