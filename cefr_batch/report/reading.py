@@ -40,8 +40,8 @@ def _level(comparison: Comparison, row: Row, i: int, t: Language) -> Inline:
         return t("{level}: fine-tuning lowered the loss by {share} (95% interval {interval}).", **values)
     if spread.mean > 0:
         return t(
-            "{level}: fine-tuning lowered the loss by {share}; without the losses of single examples there is no "
-            "interval.",
+            "{level}: fine-tuning lowered the loss by {share}; without the losses of at least two single examples "
+            "there is no interval.",
             **values,
         )
     if found:
@@ -115,8 +115,8 @@ def _ranking(comparison: Comparison, t: Language) -> list[Inline]:
     if unknown:
         sentences.append(
             t(
-                "Of these differences it is not known whether they exceed noise, since a run stored no losses "
-                "of single examples: {pairs}.",
+                "Of these differences it is not known whether they exceed noise, since a run did not store "
+                "the losses of at least two single examples: {pairs}.",
                 pairs=_pairs(unknown, comparison, t),
             )
         )

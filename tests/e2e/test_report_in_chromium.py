@@ -161,3 +161,27 @@ def test_whole_without_its_script(pages: dict[str, Path], open_page: OpenPage) -
     assert page.locator("main section").count() > 20
     assert page.locator("#filter").is_hidden()
     assert page.locator("figure svg path").first.is_visible()
+
+
+@pytest.mark.parametrize("language", ["en", "tr"])
+def test_nothing_is_cut_off_on_paper_and_no_label_lies_on_another(
+    pages: dict[str, Path], open_page: OpenPage, language: str
+) -> None:
+    page = open_page(pages[language], viewport={"width": 680, "height": 960})  # A4 without its margins
+    page.emulate_media(media="print")
+    assert page.locator("table").count() > 10
+    assert page.evaluate(WIDER_THAN_PAPER) == []
+    assert page.locator("svg text.title").count() > 10
+    assert page.evaluate(TICKS_ON_TITLE) == []
+
+
+WIDER_THAN_PAPER = """
+[...document.querySelectorAll("table, pre, figure, p, li")]
+  .filter((e) => e.getBoundingClientRect().right > innerWidth)
+  .map((e) => e.outerHTML.slice(0, 120))
+"""
+TICKS_ON_TITLE = """
+[...document.querySelectorAll("figure > svg")].flatMap((svg) => [...svg.querySelectorAll("text.y")]
+  .filter((tick) => svg.querySelector("text.title").getBoundingClientRect().right > tick.getBoundingClientRect().left)
+  .map((tick) => tick.textContent))
+"""
