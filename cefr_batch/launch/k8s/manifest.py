@@ -103,7 +103,8 @@ def _training(site: KubernetesSite, orders: Sequence[JobOrder]) -> Object:
     name = short_name(f"{first.run}-and-{len(orders) - 1}", len(str(len(orders)))) if many else first.run
     command = first.command(_WORK, promised_gpus=gpus if site.check_gpu else 0)
     arguments = [command[0], *runs, *command[2:]]
-    limits = {"cpu": str(site.cpus), "memory": site.memory, **({site.gpu_resource: str(gpus)} if gpus else {})}
+    disk = {"ephemeral-storage": site.disk} if site.disk else {}
+    limits = {"cpu": str(site.cpus), "memory": site.memory, **disk, **({site.gpu_resource: str(gpus)} if gpus else {})}
     placement = {
         "nodeSelector": dict(site.node_selector),
         "affinity": _affinity(site),

@@ -94,6 +94,7 @@ class KubernetesSite(Part):
     cpus: PositiveInt
     memory: Size
     shared_memory: Size
+    disk: Size | None
     work: Size
     cache_claim: DnsName | None
     node_selector: dict[LabelKey, LabelValue]
