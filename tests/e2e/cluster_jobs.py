@@ -46,6 +46,12 @@ def step(store: Store, run: str) -> int:
     return int(status["step"] or 0) if (status.get("stage"), status.get("state")) == ("train", "RUNNING") else 0
 
 
+def attempt(store: Store, run: str) -> int:
+    """The number of the job that wrote the run's status; 0 before."""
+    key = f"runs/{run}/status.json"
+    return int(store.get_json(key)["attempt"]) if store.exists(key) else 0
+
+
 def checkpoint(store: Store, run: str) -> int:
     """The step of the newest stored checkpoint; 0 without one."""
     names = store.folders(f"runs/{run}/checkpoints/")
@@ -66,7 +72,7 @@ def training(store: Store, run: str) -> list[psutil.Process]:
 def freeze_training(store: Store, run: str) -> None:
     """Stop a run's training some steps after its newest checkpoint: what is done to it then hits it there, however fast
     the machine is. Slurm itself wakes what it preempts (SIGCONT)."""
-    until(lambda: step(store, run) > checkpoint(store, run) + 2)
+    until(lambda: step(store, run) > checkpoint(store, run) + 2 and len(training(store, run)) == 1)
     (process,) = training(store, run)
     process.suspend()
     until(lambda: process.status() == psutil.STATUS_STOPPED)

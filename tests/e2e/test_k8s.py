@@ -19,6 +19,7 @@ from cluster_jobs import (
     LONG,
     SHORT,
     adapter_sha256,
+    attempt,
     cefr_batch,
     checkpoint,
     complete,
@@ -121,8 +122,10 @@ def site(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
 
 @pytest.fixture
-def store(objects: Server, request: pytest.FixtureRequest) -> Store:
-    return open_store(objects.url(f"{abs(hash(request.node.name))}"))
+def store(objects: Server, request: pytest.FixtureRequest) -> Iterator[Store]:
+    """This test's own; what it leaves in the cluster is removed, since a run has its name in every store."""
+    yield open_store(objects.url(request.node.name[:40]))
+    k8s.kubectl("delete", "jobs", "--all", "--cascade=foreground")
 
 
 def submit(store: Store, values: list[str], *levels: str) -> list[str]:
@@ -132,10 +135,10 @@ def submit(store: Store, values: list[str], *levels: str) -> list[str]:
     return [run["run"] for run in json.loads(printed)["runs"]]
 
 
-def refused(store: Store, *values: str) -> str:
+def refused(store: Store, *values: str, code: int = 1) -> str:
     """What submit says instead of submitting anything."""
     words = ["submit", "--level", "B1", "--cluster", "k8s/e2e", *settings(f"model.name={TINY}", *SHORT, *values)]
-    said = cefr_batch(*words, store=store.url, code=1)
+    said = cefr_batch(*words, store=store.url, code=code)
     assert not k8s.get("jobs")["items"]
     return said
 
@@ -198,13 +201,13 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(site: Callab
     alone = "tiny-b1-peft-v1"
     (run,) = submit(store, LONG, "B1")
 
-    for stop in (_delete, k8s.evict, _delete):
+    for number, stop in enumerate((_delete, k8s.evict, _delete), 1):
         freeze_training(store, run)
-        pod = k8s.running_pod(run)
-        stop(pod)
+        stop(k8s.running_pod(run))
         thaw_training(store, run)
-        until(lambda pod=pod: k8s.running_pod(run) not in ("", pod))  # type: ignore[misc]
-    for kill in (_kill_from_inside, _kill_from_outside):
+        until(lambda number=number: attempt(store, run) > number)  # type: ignore[misc]
+    for number, kill in enumerate((_kill_from_inside, _kill_from_outside), 4):
+        until(lambda number=number: attempt(store, run) == number)  # type: ignore[misc]
         freeze_training(store, run)
         pod = k8s.running_pod(run)
         k8s.script("stop", "controller-manager")
@@ -319,7 +322,7 @@ def test_what_is_wrong_is_named_before_submitting(site: Callable[..., None], sto
     assert "you may not create jobs, get jobs, list jobs, delete jobs, list pods, get pods/log, list events" in said
     site(context="e2e", gpus=2, storage_secret="nowhere", cache_claim="none", priority_class="high")
     with quota({"requests.nvidia.com/gpu": "1"}):
-        said = refused(store, "training.epochs=-1")
+        said = refused(store, "training.epochs=-1", code=2)
     for part in (
         f"kubectl create secret generic nowhere --namespace {k8s.NAMESPACE} --from-literal=AWS_ACCESS_KEY_ID=",
         "cache_claim: the namespace cefr-batch-e2e has no persistent volume claim 'none'",
@@ -361,5 +364,7 @@ def test_what_cannot_be_known_before_is_in_status_soon(site: Callable[..., None]
 def quota(hard: dict[str, str]) -> Iterator[None]:
     k8s.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}})
     until(lambda: bool(k8s.get("resourcequota", "q")["status"].get("hard")))
-    yield
-    k8s.kubectl("delete", "resourcequota", "q")
+    try:
+        yield
+    finally:
+        k8s.kubectl("delete", "resourcequota", "q")
