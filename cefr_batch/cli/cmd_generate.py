@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,13 +27,22 @@ MOST_WORDS = 100
 _TOKENS_A_WORD = 40  # of the answer: twice what a sentence takes
 
 
+def _number(_context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """A range lets NaN through, of which a model makes nothing."""
+    if math.isnan(value):
+        raise UsageError(f"{parameter.opts[0]}: nan is not a number")
+    return value
+
+
 @click.command()
 @runs_options
 @click.option("--words", metavar="WORD,...", help="What to write sentences for; else standard input, also a line each.")
 @click.option("--sample", is_flag=True, help="Draw at random instead of taking the most probable token each time.")
 @click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True, help="Of --sample.")
-@click.option("--temperature", type=click.FloatRange(0, 10, min_open=True), default=0.7, show_default=True)
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(0, 10, min_open=True), callback=_number, default=0.7, show_default=True
+)
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), callback=_number, default=0.9, show_default=True)
 @click.option("--baseline", is_flag=True, help="Beside it, what the model wrote before it was tuned.")
 @json_option
 @store_option

@@ -110,6 +110,12 @@ def test_words_that_cannot_be_asked_are_refused(cefr_batch: Command, run: str, w
     assert (result.code, result.out, result.err) == (2, "", f"error: {message}\n")
 
 
+@pytest.mark.parametrize("option", ["--temperature", "--top-p"])
+def test_nan_is_refused_rather_than_answered_with_nothing(cefr_batch: Command, run: str, option: str) -> None:
+    result = cefr_batch("generate", run, "--words", "a", "--sample", option, "nan")
+    assert (result.code, result.out, result.err) == (2, "", f"error: {option}: nan is not a number\n")
+
+
 def test_runs_without_a_model_are_named(cefr_batch: Command, store: LocalStore) -> None:
     add_complete(store, RUN, {"adapter/weights": b"w"})
     add_complete(store, "tiny-a1-peft-v1")
