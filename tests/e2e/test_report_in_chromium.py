@@ -104,12 +104,12 @@ def test_a_level_can_be_hidden_everywhere_and_comes_back(pages: dict[str, Path],
     page = open_page(pages["en"])
     before = page.locator("[data-level='A2']:visible").count()
     assert before > 20
-    page.get_by_label("A2").uncheck()
+    page.get_by_role("checkbox", name="A2").uncheck()
     assert page.locator("[data-level='A2']:visible").count() == 0
     assert page.locator("#comparison thead th:visible").first.inner_text() == "Metric"
     assert "A2" not in page.locator("#comparison table").first.inner_text()
     assert page.locator("[data-level='B1']:visible").count() > 20
-    page.get_by_label("A2").check()
+    page.get_by_role("checkbox", name="A2").check()
     assert page.locator("[data-level='A2']:visible").count() == before
 
 
