@@ -7,11 +7,10 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile, gettempdir
+from tempfile import NamedTemporaryFile, TemporaryFile, gettempdir
 from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[2]
@@ -84,27 +83,19 @@ def in_turns(rounds: int, ways: Mapping[str, Callable[[], T]]) -> dict[str, list
 
 def process(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Took:
     """Run a command to its end. Raises ``RuntimeError`` with what it printed if it fails."""
-    with TemporaryFile() as out, TemporaryFile() as err:
-        started = time.monotonic()
-        child = subprocess.Popen(
-            [str(word) for word in command],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
-            cwd=ROOT,
-            env={**os.environ, **(env or {})},
-        )
-        _, status, usage = os.wait4(child.pid, 0)
-        seconds = time.monotonic() - started
-        child.returncode = os.waitstatus_to_exitcode(status)
+    words = [str(word) for word in command]
+    with TemporaryFile() as out, TemporaryFile() as err, NamedTemporaryFile() as report:
+        subprocess.run(
+            [sys.executable, "-I", SCRIPTS / "measured.py", report.name, *words],
+            check=True, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=ROOT, env={**os.environ, **(env or {})},
+        )  # fmt: skip
+        seconds, peak_kb, status = json.load(report)
         out.seek(0)
         err.seek(0)
-        output = out.read().decode(errors="replace")
-        if child.returncode:
-            raise RuntimeError(
-                f"{' '.join(map(str, command))}\n{output[-2000:]}{err.read().decode(errors='replace')[-4000:]}"
-            )
-    return Took(seconds, usage.ru_maxrss / 1024, output)
+        output, errors = out.read().decode(errors="replace"), err.read().decode(errors="replace")
+    if status:
+        raise RuntimeError(f"{' '.join(words)}\n{output[-2000:]}{errors[-4000:]}")
+    return Took(seconds, peak_kb / 1024, output)
 
 
 def script(name: str, *arguments: str | Path, python: Path | str = sys.executable) -> Took:
