@@ -17,7 +17,7 @@ from cefr_batch.launch.base import State
 from cefr_batch.launch.state import RunState, run_states
 from cefr_batch.levels import Level, ReferenceSpec
 from cefr_batch.rating.scores import Ratings, collect_ratings
-from cefr_batch.report.statistics import Sums, mean_sums
+from cefr_batch.report.statistics import Sums, together
 from cefr_batch.report.stored import (
     Attempt,
     EvaluationFile,
@@ -95,9 +95,10 @@ class Entry:
 
     @property
     def sums(self) -> Sums | None:
-        """Of the mean over its runs; None if any has none."""
+        """Of its runs; None if any has none, or they are not of the same examples."""
         found = [result.sums for result in self.results if result.sums]
-        return mean_sums(found) if found and len(found) == len(self.results) else None
+        alike = len({one.examples for one in found}) == 1
+        return together(found) if alike and len(found) == len(self.results) else None
 
 
 @dataclass(frozen=True)

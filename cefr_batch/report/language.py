@@ -65,15 +65,17 @@ class Language:
 
     def _decimal(self, value: float, digits: int) -> str:
         pattern = "#,##0" + ("." + "0" * digits if digits else "")
-        return str(format_decimal(Decimal(f"{value:.{digits}f}"), pattern, locale=self._locale))
+        return str(format_decimal(Decimal(f"{value:.{digits}f}") + 0, pattern, locale=self._locale))  # + 0: never -0
 
     def percent(self, value: float | None, digits: int = 1) -> str:
-        """``68.7%``, ``%68,7``; what is not zero never looks like it."""
+        """``68.7%``, ``%68,7``; what is not zero, or not all, never looks like it."""
         if value is None:
             return NONE
         least = 10.0**-digits
         if 0 < abs(value) < least / 2:
             return f"{'<' if value > 0 else '>-'}{self._in_percent(self._decimal(least, digits))}"
+        if value < 100 and f"{value:.{digits}f}" == f"{100:.{digits}f}":
+            return f">{self._in_percent(self._decimal(100 - least, digits))}"
         number = self._in_percent(self._decimal(abs(value), digits))
         return f"-{number}" if f"{value:.{digits}f}".startswith("-") else number
 

@@ -246,8 +246,9 @@ def _notes(
     if m.best:
         note((e for e in evaluated if m.best and e.step == m.best.step), t("best"))
         for entry in evaluated:
-            if entry.step > m.best.step and entry.eval_loss is not None:
-                note([entry], t("{x} above the best", x=t.figure(entry.eval_loss - m.best.eval_loss, 3)))
+            above = (entry.eval_loss or 0) - m.best.eval_loss
+            if entry.step > m.best.step and round(above, 3) > 0:
+                note([entry], t("{x} above the best", x=t.figure(above, 3)))
     note(evaluated[-1:], t("last evaluation"))
     note(trained[-1:], t("last training loss"))
     return notes

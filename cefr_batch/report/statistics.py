@@ -54,6 +54,7 @@ class Spread:
 class Sums:
     """Each example's summed negative log-likelihood in nats, before and after, and over how many tokens.
 
+    ``baseline`` and ``tuned`` may have a row for each repeated run; what is computed is then the mean over the runs.
     ``origin``: the SHA-256 of the evaluation file; sums of one origin are of the same examples in the same order.
     """
 
@@ -70,16 +71,26 @@ class Sums:
     def reductions(self, counts: NDArray[np.int64]) -> Vector:
         """``100 (1 − tuned / baseline)`` of the loss, for each row of how often each example counts."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(100 * (1 - (counts @ self.tuned) / (counts @ self.baseline)))
+            return _mean_over_runs(100 * (1 - _totals(counts, self.tuned) / _totals(counts, self.baseline)))
 
     def perplexity_reductions(self, counts: NDArray[np.int64]) -> Vector:
         """``100 (1 − exp(tuned − baseline))``, the losses being means over tokens."""
-        return np.asarray(100 * (1 - np.exp((counts @ (self.tuned - self.baseline)) / (counts @ self.tokens))))
+        change = _totals(counts, self.tuned - self.baseline) / _totals(counts, self.tokens)
+        return _mean_over_runs(100 * (1 - np.exp(change)))
 
 
-def mean_sums(runs: Sequence[Sums]) -> Sums:
-    """The sums of repeated runs of one level, averaged: those of their mean loss."""
-    baseline, tuned = (np.mean([getattr(one, name) for one in runs], axis=0) for name in ("baseline", "tuned"))
+def _totals(counts: NDArray[np.int64], values: Vector) -> Vector:
+    """A row for each draw, a column for each run."""
+    return np.asarray(counts @ np.atleast_2d(values).T)
+
+
+def _mean_over_runs(values: Vector) -> Vector:
+    return np.asarray(values.mean(axis=1))
+
+
+def together(runs: Sequence[Sums]) -> Sums:
+    """The sums of repeated runs of one level, which are of the same examples."""
+    baseline, tuned = (np.stack([getattr(one, name) for one in runs]) for name in ("baseline", "tuned"))
     return Sums(baseline, tuned, runs[0].tokens, runs[0].origin)
 
 

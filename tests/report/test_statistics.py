@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cefr_batch.report.statistics import CONFIDENCE, Resampled, Spread, Sums, interval
+from cefr_batch.report.statistics import CONFIDENCE, Resampled, Spread, Sums, interval, together
 
 RANDOM = np.random.default_rng(1)
 
@@ -38,6 +38,17 @@ def test_a_draw_is_the_reduction_of_the_resampled_examples() -> None:
         before, after, tokens = (sum(column[i] for i in again) for column in (sums.baseline, sums.tuned, sums.tokens))
         assert loss == pytest.approx(100 * (1 - after / before))
         assert perplexity == pytest.approx(100 * (1 - math.exp(after / tokens) / math.exp(before / tokens)))
+
+
+def test_of_repeated_runs_a_draw_is_the_mean_of_their_reductions() -> None:
+    """Not the reduction of their mean loss: a perplexity is no mean. Their interval then holds what the report shows."""
+    a, b = (simulated(9, RANDOM, tuned) for tuned in (0.2, 0.9))
+    b = Sums(b.baseline, b.tuned, a.tokens, a.origin)
+    counts = RANDOM.multinomial(9, np.full(9, 1 / 9), size=5)
+    both = together([a, b])
+    assert np.allclose(both.reductions(counts), (a.reductions(counts) + b.reductions(counts)) / 2)
+    expected = (a.perplexity_reductions(counts) + b.perplexity_reductions(counts)) / 2
+    assert np.allclose(both.perplexity_reductions(counts), expected)
 
 
 @pytest.mark.parametrize("n", [50, 120])
