@@ -104,7 +104,9 @@ def test_short_durations(seconds: float, expected: str) -> None:
         (None, "–", "–"),
     ],
 )
-def test_percentages_and_what_is_not_zero_or_not_all_never_looks_like_it(value: float, english: str, turkish: str) -> None:
+def test_percentages_and_what_is_not_zero_or_not_all_never_looks_like_it(
+    value: float, english: str, turkish: str
+) -> None:
     assert EN.percent(value) == english
     assert TR.percent(value) == turkish
 
