@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _file = click.Path(path_type=Path)
 
 
-@click.group("rate", short_help="Let people rate runs' sentences, without knowing whose they are.")
+@click.group("rate", short_help="Let people rate what the models wrote, blindly.")
 def command() -> None:
     """Let people rate the sentences of the untrained and the tuned models, without knowing whose they are.
 

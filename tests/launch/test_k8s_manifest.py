@@ -247,13 +247,16 @@ def test_what_counts_as_a_failure_and_what_does_not() -> None:
 def test_an_indexed_job_has_a_pod_for_each_run_and_the_handles_keep_the_order() -> None:
     orders = tuple(JobOrder(f"r{n}", STORE_URL, gpus=gpus) for n, gpus in enumerate((2, 1, 2)))
     request = render(site_named("default", several_levels="indexed"), Batch(orders))
-    assert request.jobs == (JobName("r0-and-1", 0), JobName("r1"), JobName("r0-and-1", 1))
     one, two = request.objects
+    indexed = two["metadata"]["name"]
+    assert request.jobs == (JobName(indexed, 0), JobName("r1"), JobName(indexed, 1))
     assert container_of(one)["args"][:2] == ["run-job", "r1"]
     assert "completionMode" not in one["spec"]
     assert container_of(two)["args"][:3] == ["run-job", "r0", "r2"]
     assert (two["spec"]["completions"], two["spec"]["parallelism"], two["spec"]["completionMode"]) == (2, 2, "Indexed")
     assert [container_of(job)["resources"]["limits"]["nvidia.com/gpu"] for job in (one, two)] == ["1", "2"]
+    again = render(site_named("default", several_levels="indexed"), Batch((orders[0], JobOrder("r3", STORE_URL, gpus=2))))
+    assert again.objects[0]["metadata"]["name"] != indexed  # else a handle of r2 would name r3's pod
     assert [container_of(job)["args"][-2:] for job in (one, two)] == [["--gpus", "1"], ["--gpus", "2"]]
 
 

@@ -116,7 +116,11 @@ class Cluster:
         return list(self._json(function, *arguments, **options).get("items") or [])
 
     def _json(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        return json.loads(self._call(function, *arguments, **options))
+        answer = self._call(function, *arguments, **options)
+        try:
+            return json.loads(answer)
+        except ValueError as exc:  # a proxy's page
+            raise ApiError(f"what answers for the context {self.context} is no Kubernetes API server") from exc
 
     def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> bytes:
         """Foreign exceptions become ours here."""

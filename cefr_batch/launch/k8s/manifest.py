@@ -100,7 +100,7 @@ def _training(site: KubernetesSite, orders: Sequence[JobOrder]) -> Object:
     _require_reachable(first.store_url)
     gpus = max(order.gpus_at(site.gpus, "gpus") for order in orders)
     runs = [order.run for order in orders]
-    name = short_name(f"{first.run}-and-{len(orders) - 1}", len(str(len(orders)))) if many else first.run
+    name = _indexed_name(runs) if many else first.run
     command = first.command(_WORK, promised_gpus=gpus if site.check_gpu else 0)
     arguments = [command[0], *runs, *command[2:]]
     disk = {"ephemeral-storage": site.disk} if site.disk else {}
@@ -136,6 +136,12 @@ def _report(site: KubernetesSite, batch: Batch) -> Object:
         "podFailurePolicy": {"rules": _failure_rules(many=False)},
     }
     return _job(site, short_name(f"{batch.orders[0].run}-report"), "report", store, spec, pod)
+
+
+def _indexed_name(runs: Sequence[str]) -> str:
+    """Another one for each list of runs: a run that is started again with others must not take their old Job's name."""
+    others = hashlib.sha256(" ".join(runs).encode()).hexdigest()[:8]
+    return short_name(f"{runs[0]}-and-{len(runs) - 1}-{others}", len(str(len(runs))))
 
 
 def _require_reachable(store_url: str) -> None:
