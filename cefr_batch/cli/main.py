@@ -30,7 +30,7 @@ COMMANDS = {
     "tensorboard": ("cefr_batch.cli.cmd_tensorboard", "Show runs in TensorBoard."),
     "prune": ("cefr_batch.cli.cmd_prune", "Remove checkpoints and old runs, by rule."),
     "report": ("cefr_batch.cli.cmd_report", "Compare the levels."),
-    "rate": ("cefr_batch.cli.cmd_rate", "Let people rate runs' sentences, without knowing whose they are."),
+    "rate": ("cefr_batch.cli.cmd_rate", "Let people rate what the models wrote, blindly."),
     "data": ("cefr_batch.cli.cmd_data", "Check, measure and build training data."),
     "run-job": ("cefr_batch.cli.cmd_run_job", "Carry out one run in this process (what submit starts)."),
 }

@@ -255,7 +255,9 @@ def test_an_indexed_job_has_a_pod_for_each_run_and_the_handles_keep_the_order() 
     assert container_of(two)["args"][:3] == ["run-job", "r0", "r2"]
     assert (two["spec"]["completions"], two["spec"]["parallelism"], two["spec"]["completionMode"]) == (2, 2, "Indexed")
     assert [container_of(job)["resources"]["limits"]["nvidia.com/gpu"] for job in (one, two)] == ["1", "2"]
-    again = render(site_named("default", several_levels="indexed"), Batch((orders[0], JobOrder("r3", STORE_URL, gpus=2))))
+    again = render(
+        site_named("default", several_levels="indexed"), Batch((orders[0], JobOrder("r3", STORE_URL, gpus=2)))
+    )
     assert again.objects[0]["metadata"]["name"] != indexed  # else a handle of r2 would name r3's pod
     assert [container_of(job)["args"][-2:] for job in (one, two)] == [["--gpus", "1"], ["--gpus", "2"]]
 
