@@ -62,7 +62,7 @@ lint: setup ## format, lint, types
 	$(BIN)/mypy
 
 e2e: tools setup-unsloth ## whole runs: real models, kill -9 and resume, both training backends, object stores, clusters, pages
-	$(BIN)/python -m pytest -m e2e -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m e2e --durations=15 -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 e2e-slurm: tools ## of these, the ones on a real Slurm, which it brings up (Debian 12 and root)
 	$(BIN)/python -m pytest -m e2e tests/e2e/test_slurm.py -s
