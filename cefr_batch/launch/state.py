@@ -136,7 +136,8 @@ def _unseen(facts: Facts, observation: Observation) -> tuple[State, str]:
         what = f"stopped after a checkpoint{facts.where}" if said == State.PREEMPTED else f"failed{facts.where}"
         return State.UNKNOWN, f"{why}; it {what}, and may have been started again"
     age = _age_seconds(facts.status["updated_at"]) if facts.status else float("inf")
-    if ended or (observation.forgotten and age >= HEARTBEAT_LOST_SECONDS):
+    never = facts.cancelled and not facts.status  # a job that starts now finds the wish, and ends
+    if ended or never or (observation.forgotten and age >= HEARTBEAT_LOST_SECONDS):
         return _gone(facts, replace(observation, state=State.FAILED))
     if not facts.status:
         return State.UNKNOWN, why

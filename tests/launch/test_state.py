@@ -104,6 +104,7 @@ TABLE = [
     ("no", "none", "failed", ANY, F, "the loss is not finite"),
     ("no", "none", "older", ANY, F, "an older failure"),
     # The scheduler cannot tell: likewise.
+    ("no", "cancelled", "none older", UNSEEN, C, "before it started"),
     ("no", ANY, "none older", UNSEEN, U, ""),
     ("no", ANY, "fresh", UNSEEN, R, "on "),
     ("no", ANY, "silent", UNSEEN, U, "minutes old at stage train, step 3 of 12"),
