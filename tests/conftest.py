@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def isolated(
     for name in ("CEFR_BATCH_STORE", "CEFR_BATCH_JOBS", "CEFR_BATCH_WORK", "CEFR_BATCH_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CEFR_BATCH_CACHE", str(tmp_path / "cache"))
-    if "tiny_model" in request.fixturenames:  # too small for threads: on a busy machine they only wait for each other
+    # Threads of a small model, or of two test processes on two cores, mostly wait for each other.
+    if "tiny_model" in request.fixturenames or "PYTEST_XDIST_WORKER" in os.environ:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
     if request.node.get_closest_marker("e2e"):
         models = tmp_path_factory.getbasetemp() / "converted-models"
