@@ -54,7 +54,7 @@ demo: setup ## train A1, A2 and B1 on the starter corpus with a small real model
 	@cat $(DEMO_REPORT)/report.md
 
 test: setup lint ## lint, types, tests (the ones marked e2e run by make e2e)
-	$(BIN)/python -m pytest -m "not e2e and not benchmark" -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m "not e2e" -n $(WORKERS) --dist worksteal
 
 lint: setup ## format, lint, types
 	$(BIN)/ruff format --check --quiet .
