@@ -139,7 +139,7 @@ def pairs(files: Sequence[Path], out: Path, force: bool) -> None:
     if not found:
         raise UsageError("no example lists numbered words, so there are no pairs of word and sentence")
     with _writing(out):
-        write_json(out, [asdict(pair) for pair in found])
+        write_json(out, [pair._asdict() for pair in found])
     click.echo(f"{out}: {len(found):,} sentence pairs; build examples with `cefr-batch data build {out} --level …`")
 
 
@@ -190,13 +190,12 @@ def _writing(place: Path) -> Iterator[None]:
 
 def _build(spec: RunSpec, targets: Mapping[str, Path], contents: Mapping[str, Contents]) -> None:
     """Write each side as its examples are made; both files appear when both are whole."""
-    from cefr_batch.data.build import build_sides
-    from cefr_batch.data.examples import list_format_parts
+    from cefr_batch.data.build import deal, written
     from cefr_batch.data.pairs import read_pairs
     from cefr_batch.files import aside
 
     pairs = read_pairs(str(spec.data.source), spec.level)
     with ExitStack() as stack:
-        for side, examples in build_sides(pairs, spec.data, spec.level):
+        for side, hands in deal(pairs, spec.data):
             file = stack.enter_context(aside(targets[side]))
-            file.writelines(list_format_parts(contents[side].counted(examples)))
+            file.writelines(written(contents[side].dealt(hands), spec.level))

@@ -51,17 +51,25 @@ def list_format(examples: Iterable[Example]) -> bytes:
 
 def list_format_parts(examples: Iterable[Example]) -> Iterator[str]:
     """The same as text, piece by piece, for a file that need not be whole in memory."""
+    return list_format_joined(list_format_item(example) for example in examples)
+
+
+def list_format_joined(items: Iterable[str]) -> Iterator[str]:
     before = "[\n"
-    for example in examples:
-        yield before + _item(example)
+    for item in items:
+        yield before + item
         before = ",\n"
     yield f"{before}\n]\n" if before == "[\n" else "\n]\n"
 
 
-def _item(example: Example) -> str:
-    keys = ((key, json.dumps(getattr(example, key), ensure_ascii=False)) for key in _KEYS)
-    lines = ",\n".join(f'    "{key}": {text}' for key, text in keys)
+def list_format_item(example: Example) -> str:
+    lines = ",\n".join(f'    "{key}": "{escaped(getattr(example, key))}"' for key in _KEYS)
     return f"  {{\n{lines}\n  }}"
+
+
+def escaped(text: str) -> str:
+    """A text as it stands in JSON, without the quotes."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def sha256_of(data: bytes) -> str:

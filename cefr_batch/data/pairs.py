@@ -6,10 +6,9 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cefr_batch.data.inflection import uses_word
 from cefr_batch.data.reading import (
@@ -30,8 +29,7 @@ PAIRS_ONLY = (".csv", *_JSONL)  # examples in list format are one JSON list
 _DELIMITERS = (",", ";", "\t")
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """Both on one line: runs of white space are single blanks."""
 
     word: str

@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from cefr_batch.data.build import Hand
 from cefr_batch.data.examples import Example, sentences_in, words_in
+from cefr_batch.data.pairs import Pair
 
 CountTokens = Callable[[Sequence[Example]], list[int]]  # of each example's whole text, see ``TokenCounter``
 
@@ -48,6 +50,17 @@ class Contents:
             self.words.update(word.casefold() for word in words_in(example))
             self.sentences.update(sentences_in(example))
             yield example
+
+    def dealt(self, hands: Iterable[Hand]) -> Iterator[Hand]:
+        """The same hands; what the examples written from them list counts when the last has passed."""
+        pairs: Counter[Pair] = Counter()
+        for hand in hands:
+            self.examples += 1
+            pairs.update(hand)
+            yield hand
+        for pair, number in pairs.items():
+            self.words[pair.word.casefold()] += number
+            self.sentences[pair.sentence] += number
 
     def stats(self) -> Stats:
         return Stats(self.examples, len(self.words), self.sentences.total(), len(self.sentences), None)

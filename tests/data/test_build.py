@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from published import published
 
 from cefr_batch.data import Example, leakage, load_dataset
-from cefr_batch.data.build import build_examples, instruction_for
+from cefr_batch.data.build import _Deck, _shuffled, build_examples, deal, example_of, instruction_for, written
 from cefr_batch.data.examples import (
     check_examples,
     list_format,
+    list_format_parts,
     pairs_in,
     read_examples,
     sentences_in,
@@ -27,6 +29,7 @@ from cefr_batch.data.examples import (
     words_in,
 )
 from cefr_batch.data.pairs import Pair, read_pairs
+from cefr_batch.data.stats import Contents, contents_of
 from cefr_batch.errors import DataError
 from cefr_batch.levels import DataSpec, Level
 from cefr_batch.spec import load_spec
@@ -90,9 +93,62 @@ def test_built_examples_pass_the_checks_and_their_sides_share_nothing_that_the_s
         assert share.words_percent == 0
 
 
+_one_line = (
+    st.text(st.characters(blacklist_categories=("Cs", "Cc")) | st.sampled_from('"\\%{}1. '), min_size=1, max_size=20)
+    .map(lambda text: " ".join(text.split()))
+    .filter(bool)
+)
+
+
 def _comes_from(example: Example, pairs: list[Pair], words: int) -> bool:
     shown = [Pair(*both) for both in zip(words_in(example), sentences_in(example), strict=True)]
     return set(shown) <= set(pairs) and len({pair.word.casefold() for pair in shown}) == words == len(shown)
+
+
+@hypothesis.settings(deadline=None)
+@given(
+    pairs=st.lists(st.builds(Pair, _one_line, _one_line), min_size=1, max_size=30),
+    size=st.integers(1, 4),
+    unit=st.sampled_from(["example", "sentence", "word"]),
+    level=st.sampled_from(Level),
+)
+def test_hands_are_written_and_counted_as_the_examples_made_of_them(
+    pairs: list[Pair], size: int, unit: str, level: Level
+) -> None:
+    """The quick way of ``data build`` against the plain one: each example written, then read, by itself."""
+    sides = deal(pairs, settings(examples=6, words_per_example=size, eval_fraction=0.5, split_by=unit, source="x"))
+    try:
+        drawn = {side: list(hands) for side, hands in sides}
+    except DataError:
+        assume(False)
+    for hands in (*drawn.values(), []):
+        examples = [example_of(hand, level) for hand in hands]
+        contents = Contents()
+        assert list(written(contents.dealt(hands), level)) == list(list_format_parts(examples))
+        assert contents == contents_of(examples)
+
+
+@given(cards=st.lists(st.integers(), max_size=300), seed=st.integers())
+def test_cards_are_shuffled_as_the_standard_library_does(cards: list[int], seed: int) -> None:
+    ours, plain = random.Random(seed), random.Random(seed)
+    shuffled = _shuffled(cards, ours)
+    plain.shuffle(cards)
+    assert shuffled == cards
+    assert ours.getstate() == plain.getstate()
+
+
+@given(cards=st.sets(st.integers(), min_size=1, max_size=12), sizes=st.lists(st.integers(1, 12)), seed=st.integers())
+def test_a_hand_is_drawn_as_card_by_card(cards: set[int], sizes: list[int], seed: int) -> None:
+    ours, plain = (_Deck(cards, random.Random(seed)) for _ in range(2))
+    for size in sizes:
+        size = min(size, len(cards))
+        hand: list[int] = []
+        again: list[int] = []
+        while len(hand) < size:
+            card = plain.draw()
+            (again if card in hand else hand).append(card)
+        plain._left += reversed(again)
+        assert ours.hand(size) == hand
 
 
 def test_the_instruction_is_the_seeds() -> None:
