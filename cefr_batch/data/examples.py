@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -137,25 +138,21 @@ def count_examples(path: Path) -> tuple[int, Findings]:
 
 def _checked(path: Path, findings: Findings, warn: bool) -> Iterator[Example]:
     """The examples of the right shape; what is wrong goes to the findings. Raises ``DataError`` for the file as such."""
-    first_index: dict[int, int] = {}
+    first_index: dict[int, int] = {}  # by 64 bits of the example: they mislead once in ten million sets of a million
     for index, item in enumerate(_items(path)):
-        where = at_index(path, index)
         wrong = _shape_problems(item)
+        doubts: list[str] = []
         if not wrong:
             example = Example(item["instruction"], item.get("input", ""), item["output"])
-            first = first_index.setdefault(identity(example), index)
-            wrong = _content_problems(example)
+            first = first_index.setdefault(hash(example), index)
+            wrong, doubts = _content_problems(example, warn)
             if first != index:
                 wrong.append(f"the same example as index {first}")
-            findings.warnings += [Problem(where, what) for what in (_doubts(example) if warn else ())]
             yield example
-        findings.errors += [Problem(where, what) for what in wrong]
-
-
-def identity(example: Example) -> int:
-    """64 bits that tell examples apart: one of a million would be taken for another once in ten million datasets."""
-    text = "\0".join((example.instruction, example.input, example.output))
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+        if wrong or doubts:
+            where = at_index(path, index)
+            findings.errors += [Problem(where, what) for what in wrong]
+            findings.warnings += [Problem(where, what) for what in doubts]
 
 
 def _items(path: Path) -> Iterator[Any]:
@@ -185,13 +182,39 @@ def _shape_problems(item: Any) -> list[str]:
     return wrong
 
 
-def _content_problems(example: Example) -> list[str]:
+def _content_problems(example: Example, warn: bool) -> tuple[list[str], list[str]]:
+    """What is wrong with an example, and what is doubtful."""
     wrong = []
     character = unusable_character((example.instruction, example.input, example.output))
     if character:
         wrong.append(f"has the control or broken character {character}; remove it")
+    lists = regular_lists(example)
+    if lists:
+        return wrong, _doubts(*lists) if warn else []
     words = numbered_lines(example.instruction)
-    return wrong + (_list_problems(words, example.output) if words else [])
+    wrong += _list_problems(words, example.output) if words else []
+    return wrong, _doubts(words_in(example), sentences_in(example)) if warn else []
+
+
+def regular_lists(example: Example) -> tuple[Sequence[str], Sequence[str]] | None:
+    """``words_in`` and ``sentences_in`` in a fraction of the time, where there is nothing to say against their form.
+
+    That is so with up to 100 words in the middle of the instruction and as many sentences, all in order. None: it may
+    still be right.
+    """
+    size = example.output.count("\n") + 1
+    if size > 100:
+        return None
+    instruction, output = _regular_forms(size)
+    words, sentences = instruction.fullmatch(example.instruction), output.fullmatch(example.output)
+    return (words.groups(), sentences.groups()) if words and sentences else None
+
+
+@lru_cache
+def _regular_forms(size: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    lines = r"\n".join(rf"{number}\. (\S(?:.*\S)?)" for number in range(1, size + 1))
+    other = r"[^\s\d].*"  # a line that has no number
+    return re.compile(rf"{other}\n{lines}(?:\n\n{other})?"), re.compile(lines)
 
 
 def _list_problems(words: list[tuple[int, str]], output: str) -> list[str]:
@@ -219,9 +242,7 @@ def _order_problems(what: str, numbered: list[tuple[int, str]]) -> list[str]:
     return []
 
 
-def _doubts(example: Example) -> list[str]:
-    words = words_in(example)
-    sentences = sentences_in(example)
+def _doubts(words: Sequence[str], sentences: Sequence[str]) -> list[str]:
     if len(words) != len(sentences):
         return []
     return [

@@ -13,6 +13,9 @@ from cefr_batch.errors import DataError, Problem
 
 _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
+# The bytes that these characters have in UTF-8, and few others: a text without them needs no closer look.
+_SUSPECT = bytes([*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), 0x7F, 0xC2, 0xED, 0xEF])
+
 _PIECE = 1 << 20  # characters of a JSON file that are read at a time
 
 
@@ -135,5 +138,10 @@ def at_index(path: Path, index: int) -> str:
 
 def unusable_character(texts: Iterable[str]) -> str | None:
     """The first character that no tokenizer or JSON file should meet, such as NUL, as ``U+0000``; None: all is fine."""
-    found = next((match for text in texts if (match := _UNUSABLE.search(text))), None)
+    found = next((match for text in texts if _suspect(text) and (match := _UNUSABLE.search(text))), None)
     return f"U+{ord(found[0]):04X}" if found else None
+
+
+def _suspect(text: str) -> bool:
+    data = text.encode("utf-8", "surrogatepass")
+    return len(data.translate(None, _SUSPECT)) < len(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from published import published
 
-from cefr_batch.data import Example, prompt_of, reading, text_of
+from cefr_batch.data import Example, examples, prompt_of, reading, text_of
 from cefr_batch.data.examples import (
     check_examples,
     list_format,
     numbered_lines,
     read_examples,
+    regular_lists,
     sentences_in,
     words_in,
 )
-from cefr_batch.data.reading import json_items
+from cefr_batch.data.inflection import uses_stems, uses_word
+from cefr_batch.data.reading import json_items, unusable_character
 from cefr_batch.errors import DataError
 from cefr_batch.store import to_json
 
@@ -229,3 +232,41 @@ def test_a_list_is_read_in_pieces_as_it_is_whole(tmp_path: Path, monkeypatch: py
             file.write_text(f"{text} 1", encoding="utf-8")
             with pytest.raises(DataError, match="Extra data"):
                 list(json_items(file))
+
+
+_line = st.text(st.sampled_from("ab1. )\u2028\xa0é"), max_size=4)
+_lists = st.lists(_line, max_size=3).map(
+    lambda lines: "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
+)
+
+
+@given(before=_line, after=_line, words=_lists, output=_lists, end=st.sampled_from(["", "\n", "\n\n", ". "]))
+def test_regular_lists_are_those_that_are_read_line_by_line(
+    before: str, after: str, words: str, output: str, end: str
+) -> None:
+    """And then nothing is wrong with them: the check need not look."""
+    example = Example(f"{before}\n{words}\n\n{after}", "", output + end)
+    lists = regular_lists(example)
+    if lists:
+        assert [list(one) for one in lists] == [words_in(example), sentences_in(example)]
+        assert examples._list_problems(numbered_lines(example.instruction), example.output) == []
+
+
+def test_the_lists_of_published_examples_are_regular() -> None:
+    for example in read_examples(published("training_data_b1_list_format_eval.json")):
+        assert regular_lists(example) == (tuple(words_in(example)), tuple(sentences_in(example)))
+
+
+@given(
+    word=st.text(st.characters(codec="ascii") | st.sampled_from("Iİıßé "), max_size=6),
+    around=st.tuples(st.text(max_size=4), st.text(st.characters(categories=["L", "M", "N", "Zs"]), max_size=3)),
+)
+def test_a_word_that_stands_after_a_blank_is_in_the_sentence(word: str, around: tuple[str, str]) -> None:
+    sentence = f"{around[0]} {word}{around[1]}"
+    assert uses_word(sentence, word) == uses_stems(sentence, word)
+
+
+def test_every_character_is_usable_or_not_as_the_expression_says() -> None:
+    for code in range(sys.maxunicode + 1):
+        bad = reading._UNUSABLE.search(chr(code))
+        assert unusable_character(("fine", chr(code))) == (f"U+{code:04X}" if bad else None)
