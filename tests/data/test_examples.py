@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -234,21 +236,31 @@ def test_a_list_is_read_in_pieces_as_it_is_whole(tmp_path: Path, monkeypatch: py
                 list(json_items(file))
 
 
-_line = st.text(st.sampled_from("ab1. )\u2028\xa0é"), max_size=4)
-_lists = st.lists(_line, max_size=3).map(
-    lambda lines: "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
+_other = st.sampled_from(["Words:", "é", "b 1.", "b\u2028c", "1. a", ""])
+_line = st.sampled_from(["a", "a b", "é.", "1. a", "2)", "a\u2028b", "a \xa0 b", "..", "", " a", "a\xa0", "a\n"])
+
+
+def _numbered(lines: Iterable[str]) -> str:
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
+
+
+@hypothesis.settings(max_examples=400)
+@given(
+    before=_other,
+    after=_other,
+    lists=st.lists(st.tuples(_line, _line), min_size=1, max_size=3),
+    more=st.sampled_from([[], [], ["a"]]),
+    end=st.sampled_from(["", ".", " b", "\n"]),
 )
-
-
-@given(before=_line, after=_line, words=_lists, output=_lists, end=st.sampled_from(["", "\n", "\n\n", ". "]))
 def test_regular_lists_are_those_that_are_read_line_by_line(
-    before: str, after: str, words: str, output: str, end: str
+    before: str, after: str, lists: list[tuple[str, str]], more: list[str], end: str
 ) -> None:
     """And then nothing is wrong with them: the check need not look."""
-    example = Example(f"{before}\n{words}\n\n{after}", "", output + end)
-    lists = regular_lists(example)
-    if lists:
-        assert [list(one) for one in lists] == [words_in(example), sentences_in(example)]
+    words, sentences = _numbered(word for word, _ in lists), _numbered([*(text for _, text in lists), *more])
+    example = Example(f"{before}\n{words}\n\n{after}", "", sentences + end)
+    regular = regular_lists(example)
+    if regular:
+        assert [list(one) for one in regular] == [words_in(example), sentences_in(example)]
         assert examples._list_problems(numbered_lines(example.instruction), example.output) == []
 
 
