@@ -190,12 +190,13 @@ def _writing(place: Path) -> Iterator[None]:
 
 def _build(spec: RunSpec, targets: Mapping[str, Path], contents: Mapping[str, Contents]) -> None:
     """Write each side as its examples are made; both files appear when both are whole."""
-    from cefr_batch.data.build import deal, written
+    from cefr_batch.data.build import Writer, deal
     from cefr_batch.data.pairs import read_pairs
     from cefr_batch.files import aside
 
     pairs = read_pairs(str(spec.data.source), spec.level)
+    writer = Writer(pairs, spec.data.words_per_example, spec.level)
     with ExitStack() as stack:
         for side, hands in deal(pairs, spec.data):
             file = stack.enter_context(aside(targets[side]))
-            file.writelines(written(contents[side].dealt(hands), spec.level))
+            file.writelines(writer.parts(contents[side].dealt(hands, pairs)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Generic, Literal, TypeVar
 
@@ -17,17 +17,21 @@ _TRIES = 200  # draws in a row that repeat an earlier example before we say that
 
 T = TypeVar("T")
 Pool = dict[str, list[Pair]]  # a case-folded word → its pairs
-Hand = list[Pair]  # what an example is written from
+Hand = tuple[int, ...]  # the places of an example's pairs in the list that is dealt
 Side = Literal["train", "eval"]
 
 
 def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple[list[Example], list[Example]]:
     """Training and evaluation examples, ``spec.examples`` in all; see ``deal``."""
-    sides = {side: [example_of(hand, level) for hand in hands] for side, hands in deal(pairs, spec)}
+    pairs = distinct(pairs)
+    sides = {
+        side: [example_of([pairs[place] for place in hand], level) for hand in hands]
+        for side, hands in deal(pairs, spec)
+    }
     return sides["train"], sides["eval"]
 
 
-def deal(pairs: Iterable[Pair], spec: DataSpec) -> Iterator[tuple[Side, Iterator[Hand]]]:
+def deal(pairs: Sequence[Pair], spec: DataSpec) -> Iterator[tuple[Side, Iterator[Hand]]]:
     """The pairs of each example, ``spec.examples`` on both sides: use up a side before you ask for the next.
 
     Words and sentences are used evenly: none comes again before all others had their turn. With ``split_by`` sentence
@@ -35,8 +39,11 @@ def deal(pairs: Iterable[Pair], spec: DataSpec) -> Iterator[tuple[Side, Iterator
     the examples after they are drawn, which shares nearly all. Raises ``DataError`` where the pairs do not suffice.
     """
     rng = random.Random(spec.seed)  # noqa: S311 (no secret)
-    dealer = _Dealer(spec, rng)
-    pool = _pool(distinct(pairs))
+    places: dict[Pair, int] = {}
+    for place, pair in enumerate(pairs):
+        places.setdefault(pair, place)
+    dealer = _Dealer(places, spec, rng)
+    pool = _pool(places)
     if len(pool) < spec.words_per_example:
         what = f"the pairs have {len(pool)} different words, but an example needs {spec.words_per_example}"
         raise DataError([Problem(f"data.source {spec.source}", f"{what} (data.words_per_example)")])
@@ -53,24 +60,24 @@ def deal(pairs: Iterable[Pair], spec: DataSpec) -> Iterator[tuple[Side, Iterator
     yield "eval", dealer.hands(held_out, evals, " for evaluation")
 
 
-def example_of(hand: Hand, level: Level) -> Example:
-    output = "\n".join(f"{number}. {pair.sentence}" for number, pair in enumerate(hand, 1))
-    return Example(instruction_for([pair.word for pair in hand], level), "", output)
+def example_of(pairs: Sequence[Pair], level: Level) -> Example:
+    output = "\n".join(f"{number}. {pair.sentence}" for number, pair in enumerate(pairs, 1))
+    return Example(instruction_for([pair.word for pair in pairs], level), "", output)
 
 
-def written(hands: Iterable[Hand], level: Level) -> Iterator[str]:
-    """``list_format_parts`` of these examples, in a third of the time: a text is escaped once, however often it comes."""
-    return list_format_joined(_items(hands, level))
+class Writer:
+    """Writes examples of ``size`` pairs in list format, much faster than one by one: each pair is escaped only once."""
 
+    def __init__(self, pairs: Sequence[Pair], size: int, level: Level) -> None:
+        self._words = [escaped(pair.word) for pair in pairs]
+        self._sentences = [escaped(pair.sentence) for pair in pairs]
+        self._form = list_format_item(example_of([Pair("%s", "%s")] * size, level))
 
-def _items(hands: Iterable[Hand], level: Level) -> Iterator[str]:
-    known: dict[str, str] = {}
-    forms: dict[int, str] = {}  # an item with %s for each word and sentence
-    for hand in hands:
-        texts = [pair.word for pair in hand] + [pair.sentence for pair in hand]
-        if len(hand) not in forms:
-            forms[len(hand)] = list_format_item(example_of([Pair("%s", "%s")] * len(hand), level))
-        yield forms[len(hand)] % tuple([known.get(text) or known.setdefault(text, escaped(text)) for text in texts])
+    def parts(self, hands: Iterable[Hand]) -> Iterator[str]:
+        """``list_format_parts`` of the examples made of these hands."""
+        form, words, sentences = self._form, self._words, self._sentences
+        texts = ((*[words[place] for place in hand], *[sentences[place] for place in hand]) for hand in hands)
+        return list_format_joined(form % of_hand for of_hand in texts)
 
 
 def instruction_for(words: Sequence[str], level: Level) -> str:
@@ -177,18 +184,19 @@ def _require_words(pool: Pool, train: Pool, held_out: Pool, spec: DataSpec) -> N
     raise DataError([Problem(f"data.source {spec.source}", what)])
 
 
-class _Deck(Generic[T]):
+def _endless(cards: Sequence[T], rng: random.Random) -> Iterator[T]:
     """Cards in random order; none comes again before all others had their turn."""
+    while True:
+        yield from reversed(_shuffled(cards, rng))
 
-    def __init__(self, cards: Iterable[T], rng: random.Random) -> None:
-        self._cards = list(cards)
+
+class _Deck(Generic[T]):
+    """The same, several at a time."""
+
+    def __init__(self, cards: Sequence[T], rng: random.Random) -> None:
+        self._cards = cards
         self._left: list[T] = []
         self._rng = rng
-
-    def draw(self) -> T:
-        if not self._left:
-            self._left = _shuffled(self._cards, self._rng)
-        return self._left.pop()
 
     def hand(self, number: int) -> list[T]:
         """So many different cards. What came twice, since the deck was mixed anew, is drawn next time."""
@@ -199,7 +207,8 @@ class _Deck(Generic[T]):
         hand: list[T] = []
         again: list[T] = []
         while len(hand) < number:
-            card = self.draw()
+            self._left = self._left or _shuffled(self._cards, self._rng)
+            card = self._left.pop()
             (again if card in hand else hand).append(card)
         self._left += reversed(again)
         return hand
@@ -208,19 +217,18 @@ class _Deck(Generic[T]):
 class _Dealer:
     """Deals examples' pairs from a pool."""
 
-    def __init__(self, spec: DataSpec, rng: random.Random) -> None:
-        self._spec, self._rng = spec, rng
+    def __init__(self, places: Mapping[Pair, int], spec: DataSpec, rng: random.Random) -> None:
+        self._places, self._spec, self._rng = places, spec, rng
 
     def hands(self, pool: Pool, number: int, side: str = "") -> Iterator[Hand]:
         """So many different hands."""
-        pairs = [pair for of_word in pool.values() for pair in of_word]
-        places = iter(range(len(pairs)))
-        words = _Deck([_Deck(islice(places, len(of_word)), self._rng) for of_word in pool.values()], self._rng)
+        places = [[self._places[pair] for pair in of_word] for of_word in pool.values()]
+        words = _Deck([_endless(of_word, self._rng) for of_word in places], self._rng)
         found: set[int] = set()
         tries = 0
         while len(found) < number:
-            drawn = [sentences.draw() for sentences in words.hand(self._spec.words_per_example)]
-            same = hash(tuple(drawn))  # 64 bits, in any process the same for integers
+            hand = tuple(map(next, words.hand(self._spec.words_per_example)))
+            same = hash(hand)  # 64 bits; of integers, they are the same in any process
             tries = tries + 1 if same in found else 0
             if tries > _TRIES:
                 raise DataError(
@@ -228,7 +236,7 @@ class _Dealer:
                 )
             if not tries:
                 found.add(same)
-                yield [pairs[place] for place in drawn]
+                yield hand
 
     def _too_few(self, pool: Pool, found: int, number: int, side: str) -> str:
         sentences = sum(len(pairs) for pairs in pool.values())

@@ -51,16 +51,16 @@ class Contents:
             self.sentences.update(sentences_in(example))
             yield example
 
-    def dealt(self, hands: Iterable[Hand]) -> Iterator[Hand]:
-        """The same hands; what the examples written from them list counts when the last has passed."""
-        pairs: Counter[Pair] = Counter()
+    def dealt(self, hands: Iterable[Hand], pairs: Sequence[Pair]) -> Iterator[Hand]:
+        """The same hands; the examples made of them are counted when the last has passed."""
+        places: Counter[int] = Counter()
         for hand in hands:
             self.examples += 1
-            pairs.update(hand)
+            places.update(hand)
             yield hand
-        for pair, number in pairs.items():
-            self.words[pair.word.casefold()] += number
-            self.sentences[pair.sentence] += number
+        for place, number in places.items():
+            self.words[pairs[place].word.casefold()] += number
+            self.sentences[pairs[place].sentence] += number
 
     def stats(self) -> Stats:
         return Stats(self.examples, len(self.words), self.sentences.total(), len(self.sentences), None)
