@@ -27,7 +27,7 @@ CUDA_CONTEXT = GIB // 2
 # Of what torch reserves, the share that fits no request: "reserved but unallocated" in the same messages, 2 to 6 %.
 FRAGMENTATION = 0.05
 
-EVALUATION_LOGITS = 64 << 20  # bytes of the logits that an evaluation has at once
+EVALUATION_LOGITS = 16 << 20  # bytes of the logits that an evaluation has at once
 _TRL_ROWS = 256  # tokens whose logits TRL has at once: trl.trainer.sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE
 _UNSLOTH_ROWS = 512  # the least that Unsloth has at once: UNSLOTH_LOGPROB_MIN_ROWS in unsloth_zoo.fused_losses,
 _UNSLOTH_BYTES = 2 * GIB  # and the most: UNSLOTH_LOGPROB_CHUNK_GB
@@ -135,8 +135,8 @@ def evaluation_memory(model: Architecture, spec: RunSpec, batch: Batch, machine:
     the norm of it, and three of the gated part's width), and a piece of the logits with its log-softmax beside the last
     hidden states, before and after they are picked."""
     lora = model.lora_parameters(spec.lora.rank, spec.lora.target_modules)
-    rows = min(batch.tokens, EVALUATION_LOGITS // (FP32 * model.vocabulary))
-    logits = 2 * rows * model.vocabulary + 2 * batch.tokens * model.hidden
+    words = min(model.vocabulary, EVALUATION_LOGITS // (FP32 * batch.tokens))
+    logits = 2 * words * batch.tokens + 2 * batch.tokens * model.hidden
     layer = batch.tokens * (2 * model.hidden + 3 * model.intermediate)
     total = FP32 * (model.parameters + lora + max(logits, layer))
     return total + _overhead(total, machine)

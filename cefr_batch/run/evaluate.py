@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, linear
 
 from cefr_batch.data import Example, prompt_of, text_of
 from cefr_batch.data.examples import sentence_spans
@@ -18,6 +19,7 @@ from cefr_batch.numbers import perplexity
 SEED_BATCH = 4  # the seed evaluated batches of 4 in file order
 
 Forward = Callable[..., torch.Tensor]
+Losses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of hidden states or logits, and the tokens wanted
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,13 @@ def evaluate(
     positions count for ``seed_protocol`` alone. ``on_batch(examples done, of)`` is called after each batch.
     """
     widths = _seed_widths(examples)
-    forward, head = _halves(model)
+    hidden, losses_of = _halves(model)
     nll: list[torch.Tensor] = [torch.empty(0)] * len(examples)
     done = 0
     for chosen in _batches_by_width(widths, batch_size):
         rows = [_padded(examples[i].ids, widths[i], pad_id) for i in chosen]
         inputs, spans = _laid_out(rows, [len(examples[i].ids) for i in chosen], pad_id, padding_side)
-        losses = _losses(forward, head, {name: value.to(model.device) for name, value in inputs.items()}, spans)
+        losses = _losses(hidden, losses_of, {name: value.to(model.device) for name, value in inputs.items()}, spans)
         for i, of_row in zip(chosen, losses, strict=True):
             nll[i] = of_row
         done += len(chosen)
@@ -185,27 +187,19 @@ def _laid_out(
 
 
 def _losses(
-    forward: Forward, head: Forward, inputs: dict[str, torch.Tensor], spans: Sequence[tuple[int, int]]
+    hidden: Forward, losses: Losses, inputs: dict[str, torch.Tensor], spans: Sequence[tuple[int, int]]
 ) -> list[torch.Tensor]:
-    """The negative log-likelihood of each row's tokens 1, 2, … (float64, on the CPU).
-
-    The logits exist for some tokens at a time: those of 8 x 300 tokens over 128,256 words would be 1.2 GB.
-    """
+    """The negative log-likelihood of each row's tokens 1, 2, … (float64, on the CPU)."""
     with torch.inference_mode():
-        hidden = forward(**inputs, use_cache=False)
-        targets = inputs["input_ids"].to(hidden.device)
-        before = torch.cat([hidden[r, begin : end - 1] for r, (begin, end) in enumerate(spans)])
+        states = hidden(**inputs, use_cache=False)
+        targets = inputs["input_ids"].to(states.device)
+        before = torch.cat([states[r, begin : end - 1] for r, (begin, end) in enumerate(spans)])
         wanted = torch.cat([targets[r, begin + 1 : end] for r, (begin, end) in enumerate(spans)])
-        size = max(EVALUATION_LOGITS // (FP32 * head(before[:1]).shape[-1]), 1)
-        pieces = [
-            cross_entropy(head(before[at : at + size]).float(), wanted[at : at + size], reduction="none")
-            for at in range(0, len(wanted), size)
-        ]
-        return list(torch.cat(pieces).double().cpu().split([end - begin - 1 for begin, end in spans]))
+        return list(losses(before, wanted).double().cpu().split([end - begin - 1 for begin, end in spans]))
 
 
-def _halves(model: Any) -> tuple[Forward, Forward]:
-    """A causal model as two functions: its last hidden states, and the logits of these.
+def _halves(model: Any) -> tuple[Forward, Losses]:
+    """A causal model as two functions: its last hidden states, and the losses of tokens predicted from these.
 
     A model that does more with its logits than its head (some scale or cap them) stays whole.
     """
@@ -222,8 +216,25 @@ def _halves(model: Any) -> tuple[Forward, Forward]:
 
     probe = torch.arange(2, device=model.device).unsqueeze(0)
     with torch.inference_mode():
-        same = torch.allclose(head(hidden(input_ids=probe)), whole(input_ids=probe), rtol=1e-3, atol=1e-3)
-    return (hidden, head) if same else (whole, lambda logits: logits)
+        plain = linear(hidden(input_ids=probe), head.weight)
+        same = torch.allclose(plain, whole(input_ids=probe), rtol=1e-3, atol=1e-3)
+    if same:
+        return hidden, partial(_linear_losses, head.weight)
+    return whole, lambda logits, wanted: cross_entropy(logits.float(), wanted, reduction="none")
+
+
+def _linear_losses(weight: torch.Tensor, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of ``linear(hidden, weight)``, whose columns exist for some words of the vocabulary at a time: logits of
+    8 x 300 tokens over 128,256 words would be 1.2 GB. ``weight``: words x width; ``hidden``: tokens x width."""
+    words = max(EVALUATION_LOGITS // (FP32 * len(hidden)), 1)
+    total = torch.full((len(hidden),), -math.inf, device=hidden.device)
+    for piece in weight.split(words):
+        logits = linear(hidden, piece).float()
+        first = cross_entropy(logits, torch.zeros_like(wanted), reduction="none")
+        total = torch.logaddexp(
+            total, first + logits[:, 0]
+        )  # logsumexp, which takes four passes over the logits itself
+    return total - (hidden * weight[wanted]).float().sum(-1)
 
 
 def _summarize(examples: Sequence[Encoded], nll: Sequence[torch.Tensor]) -> Evaluation:

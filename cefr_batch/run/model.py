@@ -80,7 +80,9 @@ def load_for_evaluation(path: Path) -> Any:
     """The model's 16-bit weights, computing in fp32: losses then do not depend on batch shapes, and a merge can be checked
     to rounding. Costs 4 bytes a parameter (5 GB for Llama-3.2-1B)."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=stored_dtype(path))
-    return model.to(device=device(), dtype=torch.float32).eval()
+    model = model.to(device=device(), dtype=torch.float32).eval()
+    reuse_freed_memory()
+    return model
 
 
 @dataclass(frozen=True)

@@ -182,17 +182,17 @@ def whole_logits(model: Any, encoded: list[Encoded]) -> float:
     return total / tokens
 
 
-@pytest.mark.parametrize("logits", [1, 5, 100_000])
+@pytest.mark.parametrize("words", [1, 50, 100_000])
 def test_logits_in_pieces_give_the_loss_of_whole_logits(
-    model: Any, encoded: list[Encoded], monkeypatch: pytest.MonkeyPatch, logits: int
+    model: Any, encoded: list[Encoded], monkeypatch: pytest.MonkeyPatch, words: int
 ) -> None:
-    """Pieces of 1 token, of 5, of all."""
-    monkeypatch.setattr("cefr_batch.run.evaluate.EVALUATION_LOGITS", 4 * model.config.vocab_size * logits)
+    """Pieces of 1 word of the vocabulary for all tokens of the batch (fewer than 400), of about 50, of all."""
+    monkeypatch.setattr("cefr_batch.run.evaluate.EVALUATION_LOGITS", 4 * 400 * words)
     result = evaluate(model, encoded, pad_id=1, batch_size=4)
     assert result.full.loss == pytest.approx(whole_logits(model, encoded), abs=1e-5)
 
 
-def test_an_adapter_switched_off_gives_the_base_models_loss(tiny_model: Path, encoded: list[Encoded]) -> None:
+def test_an_adapter_in_the_weights_or_switched_off_changes_no_loss(tiny_model: Path, encoded: list[Encoded]) -> None:
     """One load for both: to 1e-4, as asked of the evaluation of baseline and tuned model."""
     from peft import LoraConfig, get_peft_model
 
@@ -204,6 +204,10 @@ def test_an_adapter_switched_off_gives_the_base_models_loss(tiny_model: Path, en
         assert evaluate(adapted, encoded, pad_id=1, batch_size=4).full.loss == pytest.approx(base, abs=1e-5)
     assert tuned == pytest.approx(whole_logits(adapted, encoded), abs=1e-5)
     assert abs(tuned - base) > 0.01
+    adapted.merge_adapter()
+    assert evaluate(adapted, encoded, pad_id=1, batch_size=4).full.loss == pytest.approx(tuned, abs=1e-5)
+    with adapted.disable_adapter():
+        assert evaluate(adapted, encoded, pad_id=1, batch_size=4).full.loss == pytest.approx(base, abs=1e-5)
 
 
 def test_a_model_that_caps_its_logits_is_evaluated_as_it_is(encoded: list[Encoded]) -> None:

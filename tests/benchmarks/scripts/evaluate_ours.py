@@ -19,6 +19,7 @@ examples = encode(tokenizer, read_examples(file)[:number], 512)
 model = PeftModel.from_pretrained(load_for_evaluation(model_path), adapter).eval()
 with model.disable_adapter():
     baseline = evaluate(model, examples, pad_id=tokenizer.pad_token_id, batch_size=8)
+model.merge_adapter()
 tuned = evaluate(model, examples, pad_id=tokenizer.pad_token_id, batch_size=8)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(
