@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,12 +136,10 @@ def at_index(path: Path, index: int) -> str:
     return f"{path}: index {index} (from 0)"
 
 
-def unusable_character(texts: Iterable[str]) -> str | None:
+def unusable_character(texts: Sequence[str]) -> str | None:
     """The first character that no tokenizer or JSON file should meet, such as NUL, as ``U+0000``; None: all is fine."""
-    found = next((match for text in texts if _suspect(text) and (match := _UNUSABLE.search(text))), None)
+    data = "".join(texts).encode("utf-8", "surrogatepass")
+    if len(data.translate(None, _SUSPECT)) == len(data):
+        return None
+    found = next((match for text in texts if (match := _UNUSABLE.search(text))), None)
     return f"U+{ord(found[0]):04X}" if found else None
-
-
-def _suspect(text: str) -> bool:
-    data = text.encode("utf-8", "surrogatepass")
-    return len(data.translate(None, _SUSPECT)) < len(data)

@@ -29,7 +29,7 @@ class TokenCounter:
         return [
             len(encoding.ids)
             for start in range(0, len(texts), _BATCH)
-            for encoding in self._tokenizer.encode_batch(list(texts[start : start + _BATCH]))
+            for encoding in self._tokenizer.encode_batch_fast(list(texts[start : start + _BATCH]))
         ]
 
     def __call__(self, examples: Sequence[Example]) -> list[int]:
