@@ -27,9 +27,9 @@ _STEP_LINE_SECONDS = 10.0  # between two lines that differ only in the step
 
 def after_start(store: Store, runs: Sequence[str], *, wait: bool, as_json: bool = False) -> None:
     """Say how to follow runs that were just started, or wait: then ``JobFailed`` unless all of them succeed."""
-    states = wait_for(store, runs, to_stderr=as_json) if wait else run_states(store, runs)
+    states = wait_for(store, runs, to_stderr=as_json) if wait else []
     if as_json:
-        echo_json({"store": store.url, "runs": as_dicts(states)})
+        echo_json({"store": store.url, "runs": as_dicts(states or run_states(store, runs))})
     elif not wait:
         click.echo("\nThey go on when this terminal is closed. Next:")
         for words in (("status", "--watch"), *(("logs", "-f", run) for run in runs), ("report",)):

@@ -14,9 +14,9 @@ from cefr_batch.data.pairs import read_pairs
 from cefr_batch.data.reading import Findings
 from cefr_batch.data.stats import words_of
 from cefr_batch.errors import DataError, Problem
-from cefr_batch.levels import DataSpec, Level
 
 if TYPE_CHECKING:
+    from cefr_batch.levels import DataSpec, Level
     from cefr_batch.store.base import Store
 
 
@@ -25,11 +25,11 @@ class Dataset:
     train: tuple[Example, ...]
     eval: tuple[Example, ...]
 
-    @property
+    @cached_property
     def train_bytes(self) -> bytes:
         return list_format(self.train)
 
-    @property
+    @cached_property
     def eval_bytes(self) -> bytes:
         return list_format(self.eval)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -62,28 +63,33 @@ def prepare(
     found = [spec for specs in read_specs for spec in specs or []]
     ready = [spec.with_backend(default()) if spec.backend == "auto" else spec for spec in found]
     backends = dict.fromkeys(spec.backend for spec in ready)
-    place = findings.get(launcher.check, backends, store.url) if ask_launcher else None
-    checks = [*(place or []), check_store(store)]
-    wrong = [check for check in checks if check.problem]
+    with ThreadPoolExecutor(1) as pool:  # to ask the place is to wait; meanwhile examples are built and counted
+        asked = pool.submit(launcher.check, backends, store.url) if ask_launcher else None
+        prepared, fits = _planned(ready, launcher.gpu, findings)
+        place = findings.get(asked.result) if asked else None
+    wrong = [check for check in (*(place or []), check_store(store)) if check.problem]
     findings.problems += [Problem("", one.problem) for one in wrong if not (one.warning or dry_run)]
-    counters = {model: findings.get(_counter, model) for model in dict.fromkeys(spec.model for spec in ready)}
+    unfit = [check for check in fits if check.problem]
+    findings.problems += [Problem("", one.problem) for one in unfit if not (one.warning or force)]
+    findings.raise_if_any()
+    return Preparation(prepared, list(dict.fromkeys(one.problem for one in wrong + unfit)))
+
+
+def _planned(specs: Sequence[RunSpec], gpu: str | None, findings: _Findings) -> tuple[list[Prepared], list[Check]]:
+    """The runs whose data and model can be read, and whether they fit on the place's GPU, if it has one."""
+    counters = {model: findings.get(_counter, model) for model in dict.fromkeys(spec.model for spec in specs)}
     read = cache(lambda data, level: findings.get(load_dataset, data, level))
     sizes = cache(lambda model: findings.get(architecture, model))
-    prepared = []
-    for spec in ready:
+    prepared, fits = [], []
+    for spec in specs:
         dataset, counter = read(spec.data, spec.level), counters[spec.model]
         if dataset and counter:
             plan = make_plan(spec, dataset, counter)
             findings.problems += [Problem(f"level {spec.level}, {one.where}", one.what) for one in plan.problems()]
-            if launcher.gpu:
-                check = _check_memory(spec, plan, sizes(spec.model), launcher.gpu)
-                wrong += [check] if check.problem else []
-                findings.problems += (
-                    [Problem("", check.problem)] if check.problem and not (check.warning or force) else []
-                )
+            if gpu:
+                fits.append(_check_memory(spec, plan, sizes(spec.model), gpu))
             prepared.append(Prepared(spec, dataset))
-    findings.raise_if_any()
-    return Preparation(prepared, list(dict.fromkeys(one.problem for one in wrong)))
+    return prepared, fits
 
 
 def _check_memory(spec: RunSpec, plan: Plan, model: Architecture | None, gpu: str) -> Check:
