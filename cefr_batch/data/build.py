@@ -6,12 +6,14 @@ import math
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from cefr_batch.data.examples import Example, escaped, list_format_item, list_format_joined
 from cefr_batch.data.pairs import Pair, distinct
 from cefr_batch.errors import DataError, Problem
-from cefr_batch.levels import DataSpec, Level
+
+if TYPE_CHECKING:
+    from cefr_batch.levels import DataSpec, Level
 
 _TRIES = 200  # draws in a row that repeat an earlier example before we say that there are no more
 

@@ -20,6 +20,7 @@ _NUMBERED = re.compile(r"(\d{1,9})[.)](?:\s+(.*))?$")  # of a stripped line
 # The same of each line of a text, blanks around it left out: faster than line by line.
 _NUMBERED_LINES = re.compile(r"^[^\S\n]*(\d{1,9})[.)](?:[^\S\n]+(.*))?[^\S\n]*$", re.MULTILINE)
 _KEYS = ("instruction", "input", "output")
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def list_format_item(example: Example) -> str:
 
 def escaped(text: str) -> str:
     """A text as it stands in JSON, without the quotes."""
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+    return _to_json(text)[1:-1]
 
 
 def sha256_of(data: bytes) -> str:
@@ -212,7 +213,7 @@ def regular_lists(example: Example) -> tuple[Sequence[str], Sequence[str]] | Non
 
 @lru_cache
 def _regular_forms(size: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    lines = r"\n".join(rf"{number}\. (\S(?:.*\S)?)" for number in range(1, size + 1))
+    lines = r"\n".join(rf"{number}\. (\S.*)(?<=\S)" for number in range(1, size + 1))
     other = r"[^\s\d].*"  # a line that has no number
     return re.compile(rf"{other}\n{lines}(?:\n\n{other})?"), re.compile(lines)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cefr_batch.data.inflection import uses_word
 from cefr_batch.data.reading import (
@@ -21,7 +21,9 @@ from cefr_batch.data.reading import (
     unusable_character,
 )
 from cefr_batch.errors import DataError, Problem
-from cefr_batch.levels import STARTER, Level
+
+if TYPE_CHECKING:
+    from cefr_batch.levels import Level
 
 _REQUEST = re.compile(r"^Generate an? \S+ sentence with (?:the word )?(.+)$", re.DOTALL)
 _JSONL = (".jsonl", ".ndjson")
@@ -38,6 +40,8 @@ class Pair(NamedTuple):
 
 def read_pairs(source: str, level: Level) -> list[Pair]:
     """The pairs of a file (.json, .jsonl, .csv), or of the level's starter corpus. Raises ``DataError``."""
+    from cefr_batch.levels import STARTER  # late: this takes longer than the check of a small file
+
     pairs, findings = check_pairs(starter_file(level) if source == STARTER else Path(source), warn=False)
     findings.raise_errors()
     return pairs
@@ -155,12 +159,15 @@ def _pair(where: str, record: Any, findings: Findings) -> Pair | None:
     except ValueError as exc:
         findings.errors.append(Problem(where, str(exc)))
         return None
-    wrong = [f"the {name} is empty" for name, text in (("word", word), ("sentence", sentence)) if not text.strip()]
+    pair = Pair(" ".join(word.split()), " ".join(sentence.split()))
     character = unusable_character((word, sentence))
+    if all(pair) and not character:
+        return pair
+    wrong = [f"the {name} is empty" for name, text in pair._asdict().items() if not text]
     if character:
         wrong.append(f"has the control or broken character {character}; remove it")
     findings.errors += [Problem(where, what) for what in wrong]
-    return None if wrong else Pair(" ".join(word.split()), " ".join(sentence.split()))
+    return None
 
 
 def _fields(record: Any) -> tuple[str, str]:
