@@ -282,3 +282,17 @@ def test_every_character_is_usable_or_not_as_the_expression_says() -> None:
     for code in range(sys.maxunicode + 1):
         bad = reading._UNUSABLE.search(chr(code))
         assert unusable_character(("fine", chr(code))) == (f"U+{code:04X}" if bad else None)
+
+
+def test_the_check_finds_the_same_without_its_quick_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = json.loads(published("training_data_b1_list_format_eval.json").read_text(encoding="utf-8"))[:100]
+    lost = [{**item, "output": item["output"].replace(" ", "  é x")} for item in good[:20]]
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps([*good, *(bad[1] for bad in BAD_EXAMPLES), *lost, *good[:10]]))
+    quick = check_examples(file)
+    monkeypatch.setattr(examples, "regular_lists", lambda _: None)
+    monkeypatch.setattr(examples, "uses_word", uses_stems)
+    monkeypatch.setattr(reading, "_SUSPECT", bytes(range(256)))
+    assert check_examples(file) == quick
+    assert len(quick[1].errors) > 10
+    assert quick[1].warnings
