@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from cefr_batch.data.examples import Example, escaped, list_format_item, list_format_joined
 from cefr_batch.data.pairs import Pair, distinct
+from cefr_batch.data.places import FirstPlaces
 from cefr_batch.errors import DataError, Problem
 
 if TYPE_CHECKING:
@@ -227,18 +228,17 @@ class _Dealer:
         """So many different hands."""
         places = [[self._places[pair] for pair in of_word] for of_word in pool.values()]
         words = _Deck([_endless(of_word, self._rng) for of_word in places], self._rng)
-        found: set[int] = set()
-        tries = 0
-        while len(found) < number:
+        first = FirstPlaces()
+        found = tries = 0
+        while found < number:
             hand = tuple(map(next, words.hand(self._spec.words_per_example)))
-            same = hash(hand)  # 64 bits; of integers, they are the same in any process
-            tries = tries + 1 if same in found else 0
+            # 64 bits, the same in any process since these are integers
+            new = first.setdefault(hash(hand), found) == found
+            tries = 0 if new else tries + 1
             if tries > _TRIES:
-                raise DataError(
-                    [Problem(f"data.source {self._spec.source}", self._too_few(pool, len(found), number, side))]
-                )
-            if not tries:
-                found.add(same)
+                raise DataError([Problem(f"data.source {self._spec.source}", self._too_few(pool, found, number, side))])
+            if new:
+                found += 1
                 yield hand
 
     def _too_few(self, pool: Pool, found: int, number: int, side: str) -> str:

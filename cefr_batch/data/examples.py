@@ -13,6 +13,7 @@ from typing import Any
 
 from cefr_batch.data.inflection import uses_word
 from cefr_batch.data.pairs import PAIRS_ONLY, Pair, is_pair
+from cefr_batch.data.places import FirstPlaces
 from cefr_batch.data.reading import Findings, at_index, file_error, json_items, kind, read_text, unusable_character
 from cefr_batch.errors import DataError, Problem
 
@@ -139,7 +140,7 @@ def count_examples(path: Path) -> tuple[int, Findings]:
 
 def _checked(path: Path, findings: Findings, warn: bool) -> Iterator[Example]:
     """The examples of the right shape; what is wrong goes to the findings. Raises ``DataError`` for the file as such."""
-    first_index: dict[int, int] = {}  # by 64 bits of the example: they mislead once in ten million sets of a million
+    first_index = FirstPlaces()  # by 64 bits of the example: they mislead once in ten million sets of a million
     for index, item in enumerate(_items(path)):
         wrong = _shape_problems(item)
         doubts: list[str] = []
