@@ -2,6 +2,12 @@
 
 Every tool runs as a process of its own, so its start counts. Ours hashes every byte with SHA-256 on the way; the others
 do so with ``sha256sum`` afterwards (downloads: is it what was stored?) or before (uploads: what will be stored?).
+
+Many small files stay behind the tools in Go: to start Python and import botocore takes half of the 0.22 s that s5cmd needs
+for all 400, and the least that Python can do after it (signed by botocore, sent by ``http.client``, no retries, no resuming)
+ended at 0.32 s where ours took 0.41 s and a plain botocore client 0.74 s (2 cores, server beside it).
+
+Removing thousands of files beforehand spoils what is measured: for minutes after it ext4 takes 1 ms to make one, not 10 µs.
 """
 
 from __future__ import annotations
