@@ -245,7 +245,7 @@ def _order_problems(what: str, numbered: list[tuple[int, str]]) -> list[str]:
 
 
 def _doubts(words: Sequence[str], sentences: Sequence[str]) -> list[str]:
-    if len(words) != len(sentences):
+    if len(words) != len(sentences) or all(map(uses_word, sentences, words)):
         return []
     return [
         f"word {position} ({word}) is not in its sentence: {_excerpt(sentence)}"
