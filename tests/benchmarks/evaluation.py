@@ -16,8 +16,8 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
         return [_evaluates("a tiny model", tiny, folder, 4, 1)]
     wide = models.random_llama(folder / "wide", models.smollm2(), layers=2, hidden=256, vocabulary=128256)
     return [
-        _evaluates("Llama-3.2's vocabulary, a small body", wide, folder, 24, 3),
-        _evaluates("SmolLM2-135M", models.smollm2(), folder, 24, 2),
+        _evaluates("Llama-3.2's vocabulary, a small body", wide, folder, 200, 2),
+        _evaluates("SmolLM2-135M", models.smollm2(), folder, 100, 2),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Sentences for B1 prompts. Arguments: batched or one-by-one, model, examples, how many, tokens at most."""
+"""Sentences for B1 prompts. Arguments: batched or one-by-one, model, examples, how many, every which, tokens at most."""
 
 import json
 import sys
@@ -12,9 +12,10 @@ from cefr_batch.data.examples import read_examples
 from cefr_batch.run.generate import generate
 from cefr_batch.run.model import load_for_evaluation, load_tokenizer
 
-how, path, number, most = sys.argv[1], Path(sys.argv[2]), int(sys.argv[4]), int(sys.argv[5])
+how, path = sys.argv[1], Path(sys.argv[2])
+number, every, most = map(int, sys.argv[4:])
 model, tokenizer = load_for_evaluation(path), load_tokenizer(path)
-prompts = [prompt_of(example) for example in read_examples(Path(sys.argv[3]))[:number]]
+prompts = [prompt_of(example) for example in read_examples(Path(sys.argv[3]))[:number:every]]
 started = time.monotonic()
 if how == "batched":
     texts = generate(model, tokenizer, prompts, max_new_tokens=most, batch_size=32)
