@@ -24,20 +24,7 @@ port=16443
 gpus=2
 export KUBECONFIG=$state/admin.conf
 
-say() { echo "k8s.sh: $*" >&2; }
-
-wait_for() { # SECONDS WHAT COMMAND...
-    local left=$1 what=$2
-    shift 2
-    until "$@" >/dev/null 2>&1; do
-        left=$((left - 1))
-        [[ $left -gt 0 ]] || {
-            say "gave up waiting for $what; see $state/*.log"
-            exit 1
-        }
-        sleep 1
-    done
-}
+source "$here/waiting.sh"
 
 alive() { [[ -f $state/$1.pid ]] && kill -0 "$(cat "$state/$1.pid")" 2>/dev/null; }
 

@@ -12,30 +12,18 @@
 #
 # Partitions: gpu (the default; its jobs can be preempted, with 20 s of grace, and are requeued), urgent (preempts gpu).
 set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 state=${SLURM_STATE:-/run/slurm-e2e}
 host=$(hostname)
 
-say() { echo "slurm.sh: $*" >&2; }
-
-wait_for() { # SECONDS WHAT COMMAND...
-    local left=$1 what=$2
-    shift 2
-    until "$@" >/dev/null 2>&1; do
-        left=$((left - 1))
-        [[ $left -gt 0 ]] || {
-            say "gave up waiting for $what; see $state/log"
-            exit 1
-        }
-        sleep 1
-    done
-}
+source "$here/waiting.sh"
 
 alive() { [[ -f $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }
 
 install_packages() {
     local program missing=
     for program in slurmctld slurmdbd munged mariadbd; do command -v "$program" >/dev/null || missing=1; done
-    [[ -z $missing ]] || "$(dirname "${BASH_SOURCE[0]}")/packages.sh" slurm-wlm slurmdbd munge mariadb-server
+    [[ -z $missing ]] || "$here/packages.sh" slurm-wlm slurmdbd munge mariadb-server
 }
 
 start_munge() {

@@ -1,0 +1,16 @@
+# For the cluster scripts, which source it: messages, and waiting for a condition. $state is the folder of their logs.
+
+say() { echo "${0##*/}: $*" >&2; }
+
+wait_for() { # SECONDS WHAT COMMAND...
+    local left=$1 what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        left=$((left - 1))
+        [[ $left -gt 0 ]] || {
+            say "gave up waiting for $what; see the logs in $state"
+            exit 1
+        }
+        sleep 1
+    done
+}
