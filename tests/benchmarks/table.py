@@ -27,7 +27,12 @@ def show(one: Comparison) -> str:
 
 
 def _seconds(values: Mapping[str, float]) -> str:
-    return f"{values['median']:.3g} s ({values['least']:.3g} to {values['most']:.3g}, {values['rounds']} rounds)"
+    rounds = "1 round" if values["rounds"] == 1 else f"{values['rounds']} rounds"
+    return f"{_digits(values['median'])} s ({_digits(values['least'])} to {_digits(values['most'])}, {rounds})"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def keep(row: str, comparisons: Sequence[Comparison], took: float) -> None:
