@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def architecture(model: ModelSpec) -> Architecture | None:
 
 def _folder(model: ModelSpec, files: Sequence[str]) -> Path:
     if model.name.startswith((".", "/", "~")):
-        return Path(model.name).expanduser()
+        return Path(os.path.expanduser(model.name))
     return _downloaded(model, files)
 
 
@@ -90,7 +91,7 @@ def _folder(model: ModelSpec, files: Sequence[str]) -> Path:
 def _gguf_file(model: ModelSpec) -> Path | None:
     if model.name == SMOLLM2:
         return _packaged_gguf()
-    return Path(model.name).expanduser() if model.name.endswith(".gguf") else None
+    return Path(os.path.expanduser(model.name)) if model.name.endswith(".gguf") else None
 
 
 def _packaged_gguf() -> Path:
@@ -191,7 +192,7 @@ def _gated(name: str) -> str:
 
 
 def _name_hint(name: str) -> str:
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return f"if you mean the local folder, write ./{name}"
     return "check the spelling of model.name; a private model needs HF_TOKEN, a local folder starts with ./ or /"
 
@@ -210,7 +211,7 @@ def _unreachable(exc: BaseException) -> str:
 
 def _check_folder(folder: Path) -> None:
     """Raises ``ModelError`` with what keeps transformers from loading the folder safely."""
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if os.path.isfile(folder / "adapter_config.json") and not os.path.isfile(folder / "config.json"):
         raise ModelError(f"model {folder} is a LoRA adapter, not a model; name the folder of the merged model")
     _require_files(folder, ("config.json", "tokenizer.json"))
     if not any(folder.glob("*.safetensors")):
@@ -226,7 +227,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _require_files(folder: Path, names: Sequence[str]) -> None:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ModelError(f"model {folder} is not a folder on this machine; check model.name")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:

@@ -136,7 +136,7 @@ class _JobLayers(Layers[RunSpec]):
         """A file name made absolute; ids and the starter corpus as they are."""
         if key not in _FILES or not isinstance(value, str) or value == STARTER:
             return value
-        path = Path(value).expanduser()
+        path = Path(os.path.expanduser(value))
         if key == "model.name" and not (value.startswith((".", "/", "~")) or value.endswith(".gguf")):
             return value
         return str(path if path.is_absolute() else Path(os.path.abspath(folder / path)))  # noqa: PTH100 (keeps symlinks)

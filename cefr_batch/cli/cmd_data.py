@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -144,7 +145,7 @@ def pairs(files: Sequence[Path], out: Path, force: bool) -> None:
 
 
 def _refuse_existing(targets: Iterable[Path], force: bool) -> None:
-    there = [str(path) for path in targets if path.exists()]
+    there = [str(path) for path in targets if os.path.exists(path)]
     if there and not force:
         raise UsageError(f"already there: {' and '.join(there)}; choose another --out, or overwrite with --force")
 

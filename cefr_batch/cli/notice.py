@@ -9,7 +9,7 @@ from threading import Timer
 import click
 
 _SECONDS = 3.0
-_TEXT = "Still working: a model's tokenizer is downloaded, or a GGUF file converted, once; this may take a minute."
+_TEXT = "Still working: a model's tokenizer may have to be downloaded, or a GGUF file converted, once; or the place is slow."
 
 
 @contextmanager

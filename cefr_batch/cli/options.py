@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -173,7 +174,11 @@ def _newest_first(store: Store, level: str, known: Sequence[str]) -> list[str]:
     of_level = [run for run in known if layout.run_level(run) == level]
     if not of_level:
         raise NotFound(f"no run of level {level} in {store.url}. {_listing(store, known)}")
-    return sorted(of_level, key=lambda run: (_claimed_at(store, run), layout.run_version(run)), reverse=True)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(16) as pool:  # the store may be far away
+        claimed = dict(zip(of_level, pool.map(partial(_claimed_at, store), of_level), strict=True))
+    return sorted(of_level, key=lambda run: (claimed[run], layout.run_version(run)), reverse=True)
 
 
 def _claimed_at(store: Store, run: str) -> str:

@@ -64,6 +64,7 @@ def deal(pairs: Sequence[Pair], spec: DataSpec) -> Iterator[tuple[Side, Iterator
 
 
 def example_of(pairs: Sequence[Pair], level: Level) -> Example:
+    """The words to write sentences with, and the pairs' sentences as the answer."""
     output = "\n".join(f"{number}. {pair.sentence}" for number, pair in enumerate(pairs, 1))
     return Example(instruction_for([pair.word for pair in pairs], level), "", output)
 

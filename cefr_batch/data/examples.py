@@ -58,6 +58,7 @@ def list_format_parts(examples: Iterable[Example]) -> Iterator[str]:
 
 
 def list_format_joined(items: Iterable[str]) -> Iterator[str]:
+    """The list of these ``list_format_item``s."""
     before = "[\n"
     for item in items:
         yield before + item

@@ -17,6 +17,7 @@ def uses_word(sentence: str, word: str) -> bool:
 
 @lru_cache(maxsize=100_000)  # a dataset repeats its sentences
 def uses_stems(sentence: str, word: str) -> bool:
+    """``uses_word`` without its quick way."""
     tokens = {token.casefold() for token in _TOKEN.findall(sentence)}
     parts = _TOKEN.findall(word.casefold())
     return all(part in tokens or any(_same_stem(token, part) for token in tokens) for part in parts)

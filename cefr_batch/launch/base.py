@@ -90,6 +90,12 @@ class Batch:
         return ("report", *runs, "--store", self.orders[0].store_url, "--out", str(self.report_url))
 
 
+def training_packages(backend: str) -> tuple[str, ...]:
+    """What has to be installed where a run with this backend computes."""
+    common = ("torch", "transformers", "trl", "peft", "datasets", "safetensors", "tokenizers", "tensorboard")
+    return tuple(dict.fromkeys((*common, backend)))
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that was looked at before submitting: a few words for a checklist, and one sentence if it is wrong.

@@ -22,10 +22,9 @@ from cefr_batch import layout
 from cefr_batch.errors import LaunchError
 from cefr_batch.files import tail
 from cefr_batch.launch import turns
-from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Launcher, Observation, State
+from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Launcher, Observation, State, training_packages
 
 _HANDLE = re.compile(r"local://(?P<host>[^/]+)/(?P<pid>[0-9]+)")
-_NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "safetensors", "tokenizers", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class LocalLauncher(Launcher[tuple[LocalRequest, ...]]):
     def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         checks = []
         for backend in backends:
-            missing = [name for name in dict.fromkeys((*_NEEDED, backend)) if find_spec(name) is None]
+            missing = [name for name in training_packages(backend) if find_spec(name) is None]
             problem = (
                 f"{sys.executable} has no {', '.join(missing)}, which training with {backend} needs; install it there "
                 "(see README) or choose another backend with --set backend=peft or unsloth"
@@ -107,10 +106,11 @@ class LocalLauncher(Launcher[tuple[LocalRequest, ...]]):
         return {job: _observe(job, places) for job in jobs}
 
     def cancel(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            host, pid = _parse(job.handle)
-            if host != socket.gethostname():
-                raise LaunchError(f"{job.run} runs on {host}; cancel it there")
+        places = [(job, *_parse(job.handle)) for job in jobs]
+        elsewhere = [f"{job.run} runs on {host}" for job, host, _ in places if host != socket.gethostname()]
+        if elsewhere:
+            raise LaunchError(f"{'; '.join(elsewhere)}; cancel it there")
+        for job, _, pid in places:
             try:
                 if process := _process(pid, job.run):
                     process.terminate()
@@ -169,5 +169,5 @@ def _process(pid: int, run: str) -> psutil.Process | None:
 
 def _writable(path: Path) -> bool:
     """Whether ``path`` can be written, or be made."""
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
+    return os.path.isdir(existing) and os.access(existing, os.W_OK)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
 from cefr_batch.architecture import Architecture
@@ -63,16 +64,30 @@ def prepare(
     found = [spec for specs in read_specs for spec in specs or []]
     ready = [spec.with_backend(default()) if spec.backend == "auto" else spec for spec in found]
     backends = dict.fromkeys(spec.backend for spec in ready)
-    with ThreadPoolExecutor(1) as pool:  # to ask the place is to wait; meanwhile examples are built and counted
-        asked = pool.submit(launcher.check, backends, store.url) if ask_launcher else None
-        prepared, fits = _planned(ready, launcher.gpu, findings)
-        place = findings.get(asked.result) if asked else None
+    # to ask the place is to wait; meanwhile examples are built and counted
+    asked = _in_background(partial(launcher.check, backends, store.url)) if ask_launcher else None
+    prepared, fits = _planned(ready, findings.get(lambda: launcher.gpu), findings)
+    place = findings.get(asked.result) if asked else None
     wrong = [check for check in (*(place or []), check_store(store)) if check.problem]
     findings.problems += [Problem("", one.problem) for one in wrong if not (one.warning or dry_run)]
     unfit = [check for check in fits if check.problem]
     findings.problems += [Problem("", one.problem) for one in unfit if not (one.warning or force)]
     findings.raise_if_any()
     return Preparation(prepared, list(dict.fromkeys(one.problem for one in wrong + unfit)))
+
+
+def _in_background(function: Callable[[], T]) -> Future[T]:
+    """Its result, from a thread that Ctrl-C need not wait for, as it would for one of a pool."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(function())
+        except BaseException as exc:
+            answer.set_exception(exc)
+
+    Thread(target=run, daemon=True).start()
+    return answer
 
 
 def _planned(specs: Sequence[RunSpec], gpu: str | None, findings: _Findings) -> tuple[list[Prepared], list[Check]]:

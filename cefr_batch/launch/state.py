@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from cefr_batch import layout
-from cefr_batch.errors import CefrBatchError, NotFound, StoreError, Unavailable
+from cefr_batch.errors import CefrBatchError, NotFound, StoreError, Unavailable, UsageError
 from cefr_batch.launch import get_launcher
 from cefr_batch.launch.base import Job, Observation, State
 from cefr_batch.launch.submission import Submission, parse_time, read_submission
@@ -151,7 +151,10 @@ def _may_go_on(facts: Facts) -> bool:
     """Whether a job that said how it ended may have been started again by its scheduler."""
     if facts.submission is None or facts.cancelled:
         return False
-    launcher = get_launcher(facts.submission.launcher)
+    try:
+        launcher = get_launcher(facts.submission.launcher)
+    except UsageError:  # a place that this version does not know
+        return True
     return launcher.requeues if facts.status["state"] == State.PREEMPTED else launcher.retries
 
 

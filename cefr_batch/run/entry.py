@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from pathlib import Path
@@ -32,8 +32,10 @@ from cefr_batch.errors import (
     Interrupted,
     JobFailed,
     LeaseLost,
+    MachineError,
     NotFound,
     OutOfMemory,
+    Problem,
     StoreError,
     Unavailable,
 )
@@ -87,7 +89,7 @@ class _Job:
     child: subprocess.Popen[str] | None = None
     stopping: bool = False
     superseded: bool = False
-    patient_since: float | None = None  # when storing the end was first tried
+    patient_since: float | None = None  # when storing the end first failed
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -99,7 +101,6 @@ class _Job:
             raise NotFound(f"no run {run!r} in {store.url}") from exc
         spec = recorded_spec(record, store.locate(key))
         work = WorkDir.of(work_root, store.url, run)
-        work.root.parent.mkdir(parents=True, exist_ok=True)
         mirror = Mirror(store, run, work, spec.training.keep_checkpoints)
         before = _progress_before(store, run)
         return cls(store, run, work, spec, record, _claim_attempt(store, run), before, mirror, gpus)
@@ -248,7 +249,6 @@ class _Job:
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """Repeat ``action`` until the store can be reached; give up at the deadline, saying where everything is."""
-        self.patient_since = self.patient_since or time.monotonic()
         pauses = chain((1, 2, 5, 10), repeat(20))
         while True:
             try:
@@ -256,6 +256,7 @@ class _Job:
             except LeaseLost:
                 raise
             except StoreError as exc:
+                self.patient_since = self.patient_since or time.monotonic()
                 limit = STOPPING_SECONDS if self.stopping else STORE_DEADLINE_SECONDS
                 if not isinstance(exc, Unavailable) or time.monotonic() - self.patient_since > limit:
                     raise StoreError(f"{exc}; what this job computed is in {self.work.root}, resume stores it") from exc
@@ -318,10 +319,20 @@ class _Job:
 
         The lock has the machine's name: in a shared folder, one that a dead machine held might never be given back.
         """
-        with (self.work.root.parent / f"{self.run_name}.{platform.node()}.lock").open("w") as lock:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            _make_folder(self.work, self.record)
+        with ExitStack() as stack:
+            try:
+                self.work.root.parent.mkdir(parents=True, exist_ok=True)
+                name = f"{self.run_name}.{platform.node()}.lock"
+                lock = stack.enter_context((self.work.root.parent / name).open("w"))
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                _make_folder(self.work, self.record)
+            except OSError as exc:
+                what = f"cannot be written ({exc.strerror or exc}); name another with --work or CEFR_BATCH_WORK"
+                error = MachineError([Problem(f"work folder {self.work.root.parent}", what)])
+                with suppress(StoreError):
+                    self._write_status("FAILED", str(error))
+                raise error from exc
             yield
 
     @contextmanager
@@ -347,13 +358,14 @@ class _Job:
     def _log(self) -> Iterator[None]:
         """This attempt's log: what this process and its children print goes to the log file and to standard output."""
         path = self.work.path(layout.log_name(self.attempt))
-        with path.open("a", encoding="utf-8") as file:
-            before = sys.stdout
-            sys.stdout = _Tee(before, file)
-            try:
-                yield
-            finally:
-                sys.stdout = before
+        file, before = path.open("a", encoding="utf-8"), sys.stdout
+        sys.stdout = _Tee(before, file)
+        try:
+            yield
+        finally:
+            sys.stdout = before
+            with suppress(OSError):  # a full disk
+                file.close()
 
 
 def _claim_attempt(store: Store, run: str) -> int:
@@ -390,18 +402,18 @@ def _make_folder(work: WorkDir, record: Any) -> None:
 
 
 class _Tee:
-    """Writes to several text streams; a closed terminal must not stop the job."""
+    """Writes to several text streams; a closed terminal or a full disk must not hide how the job ends."""
 
     def __init__(self, terminal: IO[str], file: IO[str]) -> None:
         self._terminal, self._file = terminal, file
 
     def write(self, text: str) -> int:
-        self._file.write(text)
-        with suppress(OSError):
-            self._terminal.write(text)
+        for stream in (self._file, self._terminal):
+            with suppress(OSError):
+                stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        self._file.flush()
-        with suppress(OSError):
-            self._terminal.flush()
+        for stream in (self._file, self._terminal):
+            with suppress(OSError):
+                stream.flush()

@@ -220,7 +220,14 @@ def _halves(model: Any) -> tuple[Forward, Losses]:
         same = torch.allclose(plain, whole(input_ids=probe), rtol=1e-3, atol=1e-3)
     if same:
         return hidden, partial(_linear_losses, head.weight)
-    return whole, lambda logits, wanted: cross_entropy(logits.float(), wanted, reduction="none")
+    return whole, _losses_of_logits
+
+
+def _losses_of_logits(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy for some tokens at a time. ``logits``: tokens x words."""
+    rows = max(EVALUATION_LOGITS // (FP32 * logits.shape[-1]), 1)
+    pieces = zip(logits.split(rows), wanted.split(rows), strict=True)
+    return torch.cat([cross_entropy(piece.float(), targets, reduction="none") for piece, targets in pieces])
 
 
 def _linear_losses(weight: torch.Tensor, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -94,13 +94,16 @@ class Context:
 
     @cached_property
     def adapted(self) -> Any:
-        """The base model in 16-bit weights with the trained adapter on it."""
+        """The base model in 16-bit weights, computing in fp32, with the trained adapter in its weights: products of the
+        adapter's own would cost a third more."""
         from peft import PeftModel
 
         from cefr_batch.run.model import load_for_evaluation
 
         base = load_for_evaluation(self.model_path)
-        return PeftModel.from_pretrained(base, self.work.path(layout.ADAPTER)).eval()
+        model = PeftModel.from_pretrained(base, self.work.path(layout.ADAPTER)).eval()
+        model.merge_adapter()
+        return model
 
     def evaluate(self, model: Any, limit: int | None = None) -> Any:
         from cefr_batch.run.evaluate import evaluate
@@ -210,7 +213,6 @@ def train_here(job: Context, resume: Path | None) -> dict[str, Any]:
 
 @_within_memory("evaluation")
 def tuned(job: Context) -> dict[str, Any]:
-    job.adapted.merge_adapter()  # into the fp32 weights: products of its own would cost a third more
     return _evaluated(job, job.adapted)
 
 
@@ -220,7 +222,8 @@ def generate(job: Context) -> dict[str, Any]:
     examples = job.evaluated[: job.spec.generation.examples]
     if not examples:
         return {}
-    with job.adapted.disable_adapter():  # takes it out of the weights again
+    job.adapted.unmerge_adapter()  # not by disable_adapter, in a forward pass whose memory may not suffice
+    with job.adapted.disable_adapter():
         models = {"baseline": _answers(job, examples)}
     job.adapted.merge_adapter()
     models["tuned"] = _answers(job, examples)

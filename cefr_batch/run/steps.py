@@ -5,6 +5,7 @@ Imports transformers, so a backend that patches it comes first.
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
 from cefr_batch import layout
-from cefr_batch.errors import Interrupted
+from cefr_batch.errors import Interrupted, JobFailed
 from cefr_batch.files import read_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.levels import RunSpec
@@ -81,6 +82,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         latest, every = state.log_history[-1], self._spec.training.logging_steps
+        _require_finite(latest)
         at_entry = state.global_step % every == 0 or state.global_step == state.max_steps
         if "eval_loss" in latest or ("loss" in latest and at_entry):
             folded = fold_log(state.log_history, every, state.max_steps)
@@ -140,6 +142,15 @@ def _any_process(value: bool, args: Any) -> bool:
 def _wait_for_all(args: Any) -> None:
     if args.world_size > 1:
         torch.distributed.barrier()
+
+
+def _require_finite(row: Mapping[str, Any]) -> None:
+    for key in ("loss", "eval_loss", "grad_norm"):
+        if not math.isfinite(row.get(key, 0.0)):
+            raise JobFailed(
+                f"training diverged at step {row['step']} ({key} is {float(row[key])}); lower training.learning_rate, and "
+                "submit again"
+            )
 
 
 def fold_log(history: Sequence[Mapping[str, Any]], logging_steps: int, last_step: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -47,4 +48,7 @@ def store_folder(url: str) -> Path | None:
         raise UsageError(f"store {url!r}: a file URL has three slashes, as in file:///data/runs")
     if not folder.strip():
         raise UsageError("store: an empty address; give a folder (./runs) or a URL (file:///data/runs)")
-    return Path(folder).expanduser()
+    path = os.path.expanduser(folder)
+    if path.startswith("~"):
+        raise UsageError(f"store {url!r}: this machine has no user of this name; give the folder from / on")
+    return Path(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -25,8 +26,8 @@ class LocalStore(Store):
         self.url = self.root.as_uri()
 
     def check(self) -> None:
-        existing = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        existing = next(folder for folder in (self.root, *self.root.parents) if os.path.exists(folder))
+        if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
             raise StoreError(f"the store {self.root} cannot be written; give another with --store")
 
     def _path(self, key: str) -> Path:
@@ -100,7 +101,7 @@ class LocalStore(Store):
             raise StoreError(f"cannot read {self.url}/{key}: {exc.strerror or exc}") from exc
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        return os.path.isfile(self._path(key))
 
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
         folder = self._path(prefix.rsplit("/", 1)[0]) if "/" in prefix else self.root
@@ -137,7 +138,7 @@ class LocalStore(Store):
                     break
                 parent.rmdir()
         except OSError as exc:
-            if exc.errno not in (39, 66, 2):  # the folder still has objects (Linux, macOS), or is gone
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):  # it still has objects, or is gone
                 raise StoreError(f"cannot delete {self.url}/{key}: {exc.strerror or exc}") from exc
 
     def discard_unfinished(self, prefix: str) -> int:

@@ -15,7 +15,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import ClientError, NoCredentialsError
-from botocore.httpsession import where
+from botocore.httpsession import ProxyConfiguration, where
 from botocore.utils import get_environ_proxies
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout
 
@@ -41,6 +41,8 @@ class Wire:
             "timeout": Timeout(config.connect_timeout, config.read_timeout),
             "ca_certs": session.get_config_variable("ca_bundle") or os.environ.get("REQUESTS_CA_BUNDLE") or where(),
         }
+        if proxy:
+            options["proxy_headers"] = ProxyConfiguration().proxy_headers_for(proxy)  # its user and password
         manager = ProxyManager(proxy, **options) if proxy else PoolManager(**options)
         self._pool = manager.connection_from_url(base_url)
         # A proxy is told the whole address, unless it only passes on what is encrypted.

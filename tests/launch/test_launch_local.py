@@ -182,6 +182,14 @@ def test_a_job_of_another_machine_is_unknown_here_and_cannot_be_cancelled_here()
         launcher.cancel([job])
 
 
+def test_jobs_of_which_one_is_elsewhere_are_all_left_alone(store: LocalStore, folder: Path) -> None:
+    (here,) = submit(store, "run-a")
+    until(has_started(folder, 1))
+    with pytest.raises(LaunchError, match="run-b runs on elsewhere"):
+        launcher.cancel([here, Job("run-b", "local://elsewhere/1")])
+    assert state_of(here) is State.RUNNING
+
+
 def test_a_command_that_cannot_be_started_leaves_nothing_in_the_queue(store: LocalStore) -> None:
     class Broken(LocalLauncher):
         def process(self, order: JobOrder) -> LocalRequest:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,7 +270,7 @@ PARTITIONS = (
 )
 
 
-def problems(say: Say, tmp_path: Path, **site: object) -> list[str]:
+def problems(say: Say, tmp_path: Path, backend: str = "peft", **site: object) -> list[str]:
     """What is wrong with a site on a cluster of two nodes. The same stand-in answers `scontrol show` of both kinds."""
     for name in ("sbatch", "srun"):
         say(name)
@@ -282,7 +283,7 @@ def problems(say: Say, tmp_path: Path, **site: object) -> list[str]:
     file = tmp_path / "sites" / "here.yaml"
     base = {"extends": "default", "shared": str(tmp_path / "shared"), "time": "01:00:00"}
     file.write_text(json.dumps({**base, **site}))
-    checks = SlurmLauncher("here").check(["peft"], "s3://b/p")
+    checks = SlurmLauncher("here").check([backend], "s3://b/p")
     assert all(check.what for check in checks)
     return [check.problem for check in checks if check.problem]
 
@@ -316,6 +317,19 @@ def test_everything_that_is_wrong_with_a_site_is_told_at_once(say: Say, tmp_path
     ):
         assert expected in text, text
     assert all("here.yaml" in problem for problem in found)
+
+
+def test_a_python_that_cannot_train_or_not_even_start_is_told_before_anything_is_submitted(
+    say: Say, tmp_path: Path
+) -> None:
+    text = "\n".join(problems(say, tmp_path, backend="no_such_backend"))
+    assert f"python: {sys.executable} has no no_such_backend, which training with no_such_backend needs" in text
+    image = tmp_path / "image.sif"
+    image.touch()
+    inside = problems(say, tmp_path, backend="no_such_backend", container={"runtime": "apptainer", "image": str(image)})
+    assert not any("no_such_backend" in one for one in inside)
+    folder = "\n".join(problems(say, tmp_path, python=str(tmp_path)))
+    assert f"python: {tmp_path} cannot start a job ([Errno 13] Permission denied" in folder
 
 
 def test_a_partition_that_is_not_there_or_not_up(say: Say, tmp_path: Path) -> None:

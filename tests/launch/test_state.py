@@ -254,6 +254,10 @@ def test_an_unknown_cluster_is_unknown_and_says_so(store: LocalStore) -> None:
     (state,) = run_states(store, [RUN])
     assert state.state is State.UNKNOWN
     assert "'future' is not known" in state.reason
+    write(store, layout.STATUS, {**dict(status_of("fresh")), "state": "FAILED"})  # type: ignore[call-overload]
+    (state,) = run_states(store, [RUN])
+    assert state.state is State.UNKNOWN
+    assert "may have been started again" in state.reason
 
 
 def test_a_complete_run_shows_its_figures(store: LocalStore) -> None:

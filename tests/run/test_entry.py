@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import signal
 import subprocess
@@ -17,7 +19,7 @@ import pytest
 
 from cefr_batch import layout
 from cefr_batch.data import load_dataset, store_dataset
-from cefr_batch.errors import EXIT_INTERRUPTED, Interrupted, LeaseLost, StoreError, Unavailable
+from cefr_batch.errors import EXIT_INTERRUPTED, Interrupted, LeaseLost, MachineError, StoreError, Unavailable
 from cefr_batch.files import write_json
 from cefr_batch.launch.submission import claim
 from cefr_batch.layout import WorkDir, default_work_root
@@ -224,6 +226,27 @@ class LostStore(LocalStore):
         if self.error:
             raise self.error
         super().put(key, data, if_absent=if_absent)
+
+
+def test_a_work_folder_that_cannot_be_written_is_told_to_the_store(tmp_path: Path) -> None:
+    store, work = LocalStore(tmp_path / "store"), tmp_path / "work"
+    work.write_text("a file where the folder should be")
+    (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
+    with pytest.raises(MachineError, match=r"work folder .* cannot be written .*name another with --work"):
+        run_job_here(store, run, work)
+    assert status(store, run)["state"] == "FAILED"
+    assert "cannot be written" in status(store, run)["message"]
+
+
+class FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_does_not_keep_the_job_from_saying_how_it_ends() -> None:
+    terminal = io.StringIO()
+    entry._Tee(terminal, FullDisk()).write("FAILED")
+    assert terminal.getvalue() == "FAILED"
 
 
 @pytest.mark.parametrize("error", [Unavailable("the store is away"), StoreError("the credentials have expired")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,3 +132,29 @@ def test_a_batch_that_does_not_fit_is_halved(
     monkeypatch.setattr(model, "generate", lambda **_: scarce(torch.zeros(9, 1)))
     with pytest.raises(torch.OutOfMemoryError):
         generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=8)
+
+
+def test_the_baseline_writes_without_the_adapter_and_the_tuned_model_with_it_in_its_weights(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both before any forward pass: one that runs out of memory is repeated, and must not leave half of it."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    from cefr_batch.run import stages
+
+    adapted = get_peft_model(load_for_evaluation(tiny_model), LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    adapted.merge_adapter()  # as the stage before leaves it
+    layers = [layer for layer in adapted.modules() if isinstance(layer, LoraLayer)]
+    seen: list[set[tuple[bool, bool]]] = []
+
+    def written(model: Any, tokenizer: Any, prompts: list[str], **_: Any) -> list[str]:
+        seen.append({(bool(layer.merged), bool(layer.disable_adapters)) for layer in layers})
+        return ["1. A cat."] * len(prompts)
+
+    monkeypatch.setattr("cefr_batch.run.generate.generate", written)
+    spec = load_spec("A2", overrides=["generation.examples=2"])
+    examples = build_examples(read_pairs("starter", Level.A2), spec.data, spec.level)[1]
+    job = SimpleNamespace(adapted=adapted, evaluated=examples, spec=spec, trained=set(), tokenizer=None, progress=None)
+    stages.generate(job)  # type: ignore[arg-type]
+    assert seen == [{(False, True)}] * 2 + [{(True, False)}] * 2

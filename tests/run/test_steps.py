@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from cefr_batch import layout
+from cefr_batch.errors import JobFailed
 from cefr_batch.files import write_json
 from cefr_batch.layout import WorkDir
 from cefr_batch.run.steps import Steps
@@ -48,3 +49,17 @@ def test_steps_that_a_restart_repeats_are_shown_once(
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert shown == list({**kept, **again}.items())
+
+
+@pytest.mark.parametrize("key", ["eval_loss", "grad_norm"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_training_that_diverges_ends_with_a_sentence(
+    key: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    spec = load_spec("A2", overrides=["backend=peft"])
+    callback = Steps(spec, WorkDir(tmp_path), None, lambda **_: None, ())
+    row = {"step": 3, "epoch": 0.1, key: value}
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3, epoch=0.1, max_steps=9, log_history=[row])
+    with pytest.raises(JobFailed, match=f"diverged at step 3 .{key} is {value}.; lower training.learning_rate"):
+        callback.on_log(None, state, None)

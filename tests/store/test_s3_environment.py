@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,6 +31,7 @@ class OneKey(ThreadingHTTPServer):
         self.overloaded = 0  # so many requests are answered 503
         self.keys: list[str] = []  # with which requests were signed
         self.targets: list[str] = []  # what they asked for
+        self.proxy_users: list[str | None] = []  # what they said to a proxy
 
     @property
     def address(self) -> str:
@@ -55,6 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.search(r"Credential=([^/]+)/", self.headers["Authorization"])
         key = found[1] if found else ""
         self.server.keys.append(key)
+        self.server.proxy_users.append(self.headers["Proxy-Authorization"])
         self.server.targets.append(self.path)
         status, body = self.server.answer(key, self.headers["X-Amz-Security-Token"])
         self.send_response(status)
@@ -130,12 +133,13 @@ def one_key(server: OneKey, monkeypatch: pytest.MonkeyPatch) -> OneKey:
 
 
 def test_a_proxy_of_the_environment_is_used(one_key: OneKey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", one_key.address)
+    monkeypatch.setenv("HTTP_PROXY", one_key.address.replace("//", "//me:secret@"))
     monkeypatch.setenv("NO_PROXY", "")
     store = open_store("s3://bucket?endpoint_url=http://store.invalid")
     store.put("x", b"1")
     store.delete("x")
     assert one_key.targets == ["http://store.invalid/bucket/x"] * 2
+    assert one_key.proxy_users == ["Basic " + b64encode(b"me:secret").decode()] * 2
 
 
 def test_a_server_that_is_overloaded_is_asked_again(one_key: OneKey) -> None:

@@ -9,17 +9,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cefr_batch.errors import LaunchError
-from cefr_batch.launch.base import Check
+from cefr_batch.launch.base import Check, training_packages
 from cefr_batch.launch.slurm import client
 from cefr_batch.launch.slurm.site import SlurmSite
 
 # File systems that one machine has for itself (proc_filesystems(5), as /proc/mounts names them).
 _OWN_DISK = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "ramfs", "rootfs"}
+_ASK_PYTHON = """
+import sys, submitit, cefr_batch
+from importlib.util import find_spec
+print("%d.%d" % sys.version_info[:2], *[name for name in sys.argv[1:] if find_spec(name) is None])
+"""
+_PYTHON_SECONDS = 60
 _NEEDED = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 
 
@@ -32,21 +39,24 @@ class _Node:
     features: frozenset[str]
 
 
-def check(site: SlurmSite, where: str, folders: Iterable[Path], test: Callable[[], str]) -> list[Check]:
-    """Everything about the site ``where`` (its file). ``folders``: what every node must see; ``test``: a script for
-    ``sbatch --test-only``, which has the last word where nothing else is wrong."""
+def check(
+    site: SlurmSite, where: str, folders: Iterable[Path], backends: Iterable[str], test: Callable[[], str]
+) -> list[Check]:
+    """Everything about the site ``where`` (its file). ``folders``: what every node must see; ``backends``: what the jobs
+    train with; ``test``: a script for ``sbatch --test-only``, which has the last word where nothing else is wrong."""
+    files = partial(_files, site, where, folders, tuple(backends))
     missing = [name for name in _NEEDED if shutil.which(name) is None]
     if missing:
         problem = f"there is no {', '.join(missing)} here; submit from a machine of the cluster (a login node)"
-        return [Check("Slurm's commands", problem), *_files(site, where, folders, None)]
+        return [Check("Slurm's commands", problem), *files(None)]
     try:
         version = client.slurm("sinfo", "--version").strip()
         partition, nodes = _partition(site)
     except LaunchError as exc:
-        return [Check("Slurm", f"the controller does not answer: {exc}"), *_files(site, where, folders, None)]
+        return [Check("Slurm", f"the controller does not answer: {exc}"), *files(None)]
     checks = [Check("Slurm", note=f"{version}, cluster {client.cluster_name()}")]
     checks += _resources(site, where, partition, nodes) if partition else [_no_partition(site, where)]
-    checks += _files(site, where, folders, nodes)
+    checks += files(nodes)
     if not any(one.problem and not one.warning for one in checks):
         checks.append(_accepted(where, test()))
     return checks
@@ -136,7 +146,9 @@ def _constraint(constraint: str, where: str, partition: str, nodes: list[_Node])
     return Check(f"constraint {constraint}", problem if unknown else "")
 
 
-def _files(site: SlurmSite, where: str, folders: Iterable[Path], nodes: list[_Node] | None) -> Iterator[Check]:
+def _files(
+    site: SlurmSite, where: str, folders: Iterable[Path], backends: Sequence[str], nodes: list[_Node] | None
+) -> Iterator[Check]:
     """Folders, image and Python, as far as they can be seen from here."""
     elsewhere = nodes is None or any(node.host.split(".")[0] != socket.gethostname().split(".")[0] for node in nodes)
     for folder in dict.fromkeys(folders):
@@ -144,15 +156,16 @@ def _files(site: SlurmSite, where: str, folders: Iterable[Path], nodes: list[_No
     box = site.container
     if box.runtime != "none":
         image = Path(str(box.image))
-        gone = image.is_absolute() and not os.path.exists(image)  # noqa: PTH110 (no error where one may not look)
+        gone = image.is_absolute() and not os.path.exists(image)
         yield Check(
             f"image {box.image}", f"{where}: container.image: there is no {image}; build or copy it" if gone else ""
         )
-    yield _python(site, where)
+        backends = ()  # they are in the image
+    yield _python(site, where, backends)
 
 
 def _shared(folder: Path, where: str, *, elsewhere: bool) -> Check:
-    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))  # noqa: PTH110 (no error)
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return Check(f"folder {folder}", f"{where}: {folder} cannot be written (shared, or the store)")
     kind = _file_system(existing)
@@ -177,25 +190,40 @@ def _file_system(path: Path) -> str:
     return kind
 
 
-def _python(site: SlurmSite, where: str) -> Check:
-    """A pickle is read by the Python that wrote it: the same minor version, with submitit and cefr-batch."""
+def _python(site: SlurmSite, where: str, backends: Sequence[str]) -> Check:
+    """A pickle is read by the Python that wrote it: the same minor version, with submitit and cefr-batch. The job trains
+    with this Python too, unless it is in a container."""
     python = site.python or sys.executable
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    code = "import sys, submitit, cefr_batch; print('%d.%d' % sys.version_info[:2])"
-    if not os.path.exists(python):  # noqa: PTH110
+    needed = dict.fromkeys(package for backend in backends for package in training_packages(backend))
+    if not os.path.exists(python):
         return Check(
             f"python {python}", f"{where}: python: cannot be seen from here, so it is not checked", warning=True
         )
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True, env=client.environment(), cwd="/")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it does not run"])[-1]
+    ask = [python, "-c", _ASK_PYTHON, *needed]
+    try:
+        done = subprocess.run(
+            ask, capture_output=True, text=True, env=client.environment(), cwd="/", timeout=_PYTHON_SECONDS
+        )
+        found, *missing = done.stdout.split() or [""]
+        last = done.stderr.strip().splitlines()[-1:]
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        found, last = "", [str(exc)]
+    if not found:
         return Check(
             f"python {python}",
-            f"{where}: python: {python} cannot start a job ({last}); install cefr-batch[slurm] there",
+            f"{where}: python: {python} cannot start a job ({' '.join(last) or 'it does not run'}); name a program, and "
+            "install cefr-batch[slurm] there",
         )
-    found = done.stdout.strip()
-    problem = f"{where}: python: {python} is Python {found}, but this is {own}; submit with the same minor version"
-    return Check(f"python {python}", problem if found != own else "", note=found)
+    problem = ""
+    if found != own:
+        problem = f"{where}: python: {python} is Python {found}, but this is {own}; submit with the same minor version"
+    elif missing:
+        problem = (
+            f"{where}: python: {python} has no {', '.join(missing)}, which training with {' and '.join(backends)} needs; "
+            "use an environment that has (make setup-unsloth), a container, or the other backend (--set backend=peft)"
+        )
+    return Check(f"python {python}", problem, note=found)
 
 
 def _accepted(where: str, script: str) -> Check:

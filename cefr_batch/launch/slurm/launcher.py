@@ -70,7 +70,7 @@ class SlurmLauncher(SiteLauncher[SlurmRequest, SlurmSite]):
         store = store_folder(store_url)
         folders = [Path(self.site.shared), *([store] if store else [])]
         order = JobOrder("check", store_url)
-        return check(self.site, self.site_file, folders, lambda: self.render(Batch((order,))).scripts[0].text)
+        return check(self.site, self.site_file, folders, backends, lambda: self.render(Batch((order,))).scripts[0].text)
 
     def submit(self, request: SlurmRequest) -> list[str]:
         cluster = client.cluster_name()

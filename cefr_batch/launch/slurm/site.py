@@ -148,9 +148,9 @@ class _SiteLayers(Layers[SlurmSite]):
     def located(self, key: str, value: Any, folder: Path) -> Any:
         """Folders without ``~``, an image that is a file of the site's folder with its whole path."""
         if key in ("shared", "work", "python") and isinstance(value, str):
-            return os.path.expanduser(value)  # noqa: PTH111 (an unknown user's ~ stays, and is refused)
+            return os.path.expanduser(value)  # an unknown user's ~ stays, and is refused
         if key == "container.image" and isinstance(value, str) and value.startswith(("./", "../", "~")):
-            return os.path.abspath(folder / Path(value).expanduser())  # noqa: PTH100 (keeps symlinks)
+            return os.path.abspath(folder / os.path.expanduser(value))  # noqa: PTH100 (keeps symlinks)
         return value
 
 
