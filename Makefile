@@ -74,7 +74,7 @@ tools: setup
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
 	@! { command -v apt-get && [ "$$(id -u)" = 0 ]; } >/dev/null || tests/clusters/packages.sh chromium
 
-bench: setup ## compare speeds with what a user would run instead: docs/benchmarks.md (about 45 minutes; ROW=merge for one row)
+bench: setup ## compare speeds with what a user would run instead: docs/benchmarks.md (about 40 minutes; ROW=merge for one row)
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-e2e.txt
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ROW)
 
