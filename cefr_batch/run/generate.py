@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 from transformers.utils.logging import disable_progress_bar
 
+from cefr_batch.errors import ModelError
 from cefr_batch.run.model import load_for_evaluation, load_tokenizer
 
 
@@ -60,10 +61,15 @@ def generate(
 
 
 def generate_from(folder: Path, prompt: str, max_new_tokens: int, sampling: Sampling | None) -> str:
-    """What the model in a folder writes after a prompt. Loads it for this once."""
+    """What the model in a folder writes after a prompt. Loads it for this once. Raises ``ModelError`` if it does not fit on
+    the GPU."""
     disable_progress_bar()
-    model, tokenizer = load_for_evaluation(folder), load_tokenizer(folder)
-    (text,) = generate(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, batch_size=1, sampling=sampling)
+    try:
+        model, tokenizer = load_for_evaluation(folder), load_tokenizer(folder)
+        (text,) = generate(model, tokenizer, [prompt], max_new_tokens=max_new_tokens, batch_size=1, sampling=sampling)
+    except torch.OutOfMemoryError as exc:
+        remedy = "free some, or use the processor with CUDA_VISIBLE_DEVICES= before the command"
+        raise ModelError(f"the GPU's memory does not suffice for {folder}; {remedy}") from exc
     return text
 
 

@@ -12,8 +12,9 @@ import torch
 from cefr_batch.data import prompt_of
 from cefr_batch.data.build import build_examples
 from cefr_batch.data.pairs import read_pairs
+from cefr_batch.errors import ModelError
 from cefr_batch.levels import Level
-from cefr_batch.run.generate import Sampling, generate
+from cefr_batch.run.generate import Sampling, generate, generate_from
 from cefr_batch.run.model import load_for_evaluation, load_tokenizer
 from cefr_batch.spec import load_spec
 
@@ -158,3 +159,14 @@ def test_the_baseline_writes_without_the_adapter_and_the_tuned_model_with_it_in_
     job = SimpleNamespace(adapted=adapted, evaluated=examples, spec=spec, trained=set(), tokenizer=None, progress=None)
     stages.generate(job)  # type: ignore[arg-type]
     assert seen == [{(False, True)}] * 2 + [{(True, False)}] * 2
+
+
+def test_a_model_that_does_not_fit_is_a_sentence(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake: there is no GPU here to run out of memory."""
+
+    def full(folder: Path) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("cefr_batch.run.generate.load_for_evaluation", full)
+    with pytest.raises(ModelError, match=r"the GPU's memory does not suffice for .*CUDA_VISIBLE_DEVICES= before"):
+        generate_from(tiny_model, "a cat", 4, None)
