@@ -24,6 +24,7 @@ port=16443
 gpus=2
 export KUBECONFIG=$state/admin.conf
 
+# shellcheck source=SCRIPTDIR/waiting.sh
 source "$here/waiting.sh"
 
 alive() { [[ -f $state/$1.pid ]] && kill -0 "$(cat "$state/$1.pid")" 2>/dev/null; }

@@ -16,6 +16,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 state=${SLURM_STATE:-/run/slurm-e2e}
 host=$(hostname)
 
+# shellcheck source=SCRIPTDIR/waiting.sh
 source "$here/waiting.sh"
 
 alive() { [[ -f $1 ]] && kill -0 "$(cat "$1")" 2>/dev/null; }

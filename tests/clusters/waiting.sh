@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2154 # state is the script's that sources this
 # For the cluster scripts, which source it: messages, and waiting for a condition. $state is the folder of their logs.
 
 say() { echo "${0##*/}: $*" >&2; }
