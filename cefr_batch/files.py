@@ -43,6 +43,11 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def existing_parent(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there, as far as one may look."""
+    return next(one for one in (path, *path.parents) if os.path.exists(one))
+
+
 def tail(path: Path, size: int = 2000) -> str:
     """The last ``size`` bytes of a text file; empty if it cannot be read."""
     try:

@@ -16,6 +16,7 @@ from cefr_batch import layout
 from cefr_batch.cli.cmd_pull import PULLED, fetch, parts_of
 from cefr_batch.cli.options import chosen_complete_runs, echo_json, json_option, runs_options, store_option
 from cefr_batch.errors import CefrBatchError, UsageError
+from cefr_batch.launch.submission import read_spec
 from cefr_batch.store import Store
 from cefr_batch.store.manifest import read_manifest
 
@@ -68,7 +69,7 @@ def command(
         raise UsageError(f"one run at a time: {', '.join(chosen)}")
     asked = _asked(words)
     folder = _merged(store, chosen[0])
-    spec = _spec(store, chosen[0])
+    spec = read_spec(store, chosen[0])
     _warn(spec, chosen[0], len(asked))
     with _training_libraries():
         from cefr_batch.run.generate import Sampling
@@ -109,13 +110,6 @@ def _merged(store: Store, run: str) -> Path:
     folder = pulled if (pulled / layout.MERGED).is_dir() else layout.pulled_cache(store.url, run)
     fetch(store, manifest, items, folder)
     return folder / layout.MERGED
-
-
-def _spec(store: Store, run: str) -> RunSpec:
-    from cefr_batch.spec import recorded_spec
-
-    key = layout.run_key(run, layout.SPEC)
-    return recorded_spec(store.get_json(key), store.locate(key))
 
 
 def _warn(spec: RunSpec, run: str, words: int) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import click
 
-from cefr_batch import layout
 from cefr_batch.cli.options import chosen_runs, command_line, runs_options, store_option, wait_option
 from cefr_batch.cli.watch import after_start
 from cefr_batch.errors import NotReady, Problem
 from cefr_batch.launch import Batch, JobOrder, get_launcher
 from cefr_batch.launch.base import State
 from cefr_batch.launch.state import RunState, run_states
-from cefr_batch.launch.submission import forget_cancel, read_submission, start
+from cefr_batch.launch.submission import forget_cancel, read_spec, read_submission, start
 from cefr_batch.store import Store
-
-if TYPE_CHECKING:
-    from cefr_batch.levels import RunSpec
 
 
 @click.command()
@@ -62,14 +57,7 @@ def _launcher(store: Store, state: RunState, force: bool) -> tuple[str, str]:
 
 
 def _order(store: Store, run: str) -> JobOrder:
-    return JobOrder(run, store.url, _spec(store, run).resources.gpus)
-
-
-def _spec(store: Store, run: str) -> RunSpec:
-    from cefr_batch.spec import recorded_spec
-
-    key = layout.run_key(run, layout.SPEC)
-    return recorded_spec(store.get_json(key), store.locate(key))
+    return JobOrder(run, store.url, read_spec(store, run).resources.gpus)
 
 
 def _not_ready(store: Store, launchers: Mapping[str, str]) -> list[Problem]:
@@ -77,7 +65,7 @@ def _not_ready(store: Store, launchers: Mapping[str, str]) -> list[Problem]:
     problems = []
     for launcher in dict.fromkeys(launchers.values()):
         runs = [run for run, one in launchers.items() if one == launcher]
-        backends = {_spec(store, run).backend for run in runs}
+        backends = {read_spec(store, run).backend for run in runs}
         checks = get_launcher(launcher).check(sorted(backends), store.url)
         problems += [Problem("", check.problem) for check in checks if check.problem and not check.warning]
     return problems

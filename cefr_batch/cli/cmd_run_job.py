@@ -80,8 +80,8 @@ def _begin(store: Store, run: str, level: str, profile: str | None, overrides: S
     from cefr_batch.data import store_dataset
     from cefr_batch.launch import get_launcher
     from cefr_batch.launch.prepare import prepare
-    from cefr_batch.launch.submission import claim_as
-    from cefr_batch.spec import load_spec, recorded_spec
+    from cefr_batch.launch.submission import claim_as, read_spec
+    from cefr_batch.spec import load_spec
 
     if not layout.is_run_name(run):
         raise UsageError(f"{run!r} is not a run's name (lower-case letters, digits and dashes)")
@@ -95,5 +95,5 @@ def _begin(store: Store, run: str, level: str, profile: str | None, overrides: S
         store_dataset(store, item.dataset)
         if claim_as(store, run, item.spec, item.dataset.sha256):
             return
-    if recorded_spec(store.get_json(key), store.locate(key)) != spec:
+    if read_spec(store, run) != spec:
         raise UsageError(f"the store has a run {run} with other settings; give this one another name")

@@ -43,14 +43,6 @@ class Contents:
     words: Counter[str] = field(default_factory=Counter)
     sentences: Counter[str] = field(default_factory=Counter)
 
-    def counted(self, examples: Iterable[Example]) -> Iterator[Example]:
-        """The same examples; each counts as it passes."""
-        for example in examples:
-            self.examples += 1
-            self.words.update(word.casefold() for word in words_in(example))
-            self.sentences.update(sentences_in(example))
-            yield example
-
     def dealt(self, hands: Iterable[Hand], pairs: Sequence[Pair]) -> Iterator[Hand]:
         """The same hands; the examples made of them are counted when the last has passed."""
         places: Counter[int] = Counter()
@@ -71,8 +63,10 @@ class Contents:
 
 def contents_of(examples: Iterable[Example]) -> Contents:
     contents = Contents()
-    for _ in contents.counted(examples):
-        pass
+    for example in examples:
+        contents.examples += 1
+        contents.words.update(word.casefold() for word in words_in(example))
+        contents.sentences.update(sentences_in(example))
     return contents
 
 

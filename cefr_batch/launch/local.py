@@ -20,7 +20,7 @@ import psutil
 
 from cefr_batch import layout
 from cefr_batch.errors import LaunchError
-from cefr_batch.files import tail
+from cefr_batch.files import existing_parent, tail
 from cefr_batch.launch import turns
 from cefr_batch.launch.base import Batch, Check, Job, JobOrder, Launcher, Observation, State, training_packages
 
@@ -169,5 +169,5 @@ def _process(pid: int, run: str) -> psutil.Process | None:
 
 def _writable(path: Path) -> bool:
     """Whether ``path`` can be written, or be made."""
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
+    existing = existing_parent(path.absolute())
     return os.path.isdir(existing) and os.access(existing, os.W_OK)

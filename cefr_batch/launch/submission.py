@@ -145,6 +145,14 @@ def forget_cancel(store: Store, runs: Iterable[str]) -> None:
     _write(store, [replace(one, cancelled_at=None) for one in found])
 
 
+def read_spec(store: Store, run: str) -> RunSpec:
+    """A run's settings. Raises ``StoreError`` if they cannot be read, ``SpecError`` if they are none."""
+    from cefr_batch.spec import recorded_spec  # late: not every command needs the settings library
+
+    key = layout.run_key(run, layout.SPEC)
+    return recorded_spec(store.get_json(key), store.locate(key))
+
+
 def read_submission(store: Store, run: str) -> Submission | None:
     """A run's submission; None if its job was never started. Raises ``StoreError`` if the record is damaged."""
     key = layout.run_key(run, layout.SUBMISSION)

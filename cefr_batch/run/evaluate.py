@@ -238,9 +238,8 @@ def _linear_losses(weight: torch.Tensor, hidden: torch.Tensor, wanted: torch.Ten
     for piece in weight.split(words):
         logits = linear(hidden, piece).float()
         first = cross_entropy(logits, torch.zeros_like(wanted), reduction="none")
-        total = torch.logaddexp(
-            total, first + logits[:, 0]
-        )  # logsumexp, which takes four passes over the logits itself
+        of_piece = first + logits[:, 0]  # logits.logsumexp(-1), without its four passes
+        total = torch.logaddexp(total, of_piece)
     return total - (hidden * weight[wanted]).float().sum(-1)
 
 

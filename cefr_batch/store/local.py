@@ -13,6 +13,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from cefr_batch.errors import AlreadyExists, NotFound, StoreError
+from cefr_batch.files import existing_parent
 from cefr_batch.store.base import ObjectInfo, Store, check_key
 
 _ASIDE = ".aside-"  # prefix of files being written; never listed
@@ -26,7 +27,7 @@ class LocalStore(Store):
         self.url = self.root.as_uri()
 
     def check(self) -> None:
-        existing = next(folder for folder in (self.root, *self.root.parents) if os.path.exists(folder))
+        existing = existing_parent(self.root)
         if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
             raise StoreError(f"the store {self.root} cannot be written; give another with --store")
 

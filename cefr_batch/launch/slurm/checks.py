@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from cefr_batch.errors import LaunchError
+from cefr_batch.files import existing_parent
 from cefr_batch.launch.base import Check, training_packages
 from cefr_batch.launch.slurm import client
 from cefr_batch.launch.slurm.site import SlurmSite
@@ -165,7 +166,7 @@ def _files(
 
 
 def _shared(folder: Path, where: str, *, elsewhere: bool) -> Check:
-    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
+    existing = existing_parent(folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return Check(f"folder {folder}", f"{where}: {folder} cannot be written (shared, or the store)")
     kind = _file_system(existing)
