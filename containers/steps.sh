@@ -4,8 +4,9 @@
 #   steps.sh system                Python, tini and the user; all that an image has besides /opt/cefr-batch
 #   steps.sh tools                 what only the build needs
 #   steps.sh dependencies LOCK…    /opt/cefr-batch, a virtual environment without pip, from locks with hashes
-#   steps.sh torch REQUIREMENT [INDEX]
-#                                  torch's CPU build: no index serves it under the hashes of a lock
+#   steps.sh torch [REQUIREMENT [INDEX]]
+#                                  torch's CPU build, by default containers/torch.txt: no index serves it under the
+#                                  hashes of a lock
 #   steps.sh triton                what Triton would compile on its first use, for an image without a compiler
 #   steps.sh package               cefr-batch itself, from the current folder, under /package
 set -eu
@@ -59,7 +60,7 @@ dependencies() {
 }
 
 torch() {
-    pip_install ${2:+--index-url "$2"} "$1"
+    pip_install ${2:+--index-url "$2"} "${1:-$(cat containers/torch.txt)}"
     trim
     compile "$prefix/lib"
 }

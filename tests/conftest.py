@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
-pytest_plugins = ["chromium_fixtures", "image_fixtures", "stand_in_fixtures", "store_fixtures"]
+from cefr_batch.job.environment import without_process_group
+
+# How long an example takes says nothing here: other tests compute beside it.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+pytest_plugins = [
+    "support.chromium_fixtures",
+    "support.image_fixtures",
+    "support.stand_in_fixtures",
+    "support.store_fixtures",
+]
+
+
+def pytest_configure() -> None:
+    """Signals that nohup, cron or a background job of a shell had ignored work here and in the programs under test. The
+    variables of torchrun or an allocation are left out: some tests train in this process, where no job scrubs them."""
+    kept = without_process_group(os.environ)
+    for name in set(os.environ) - set(kept):
+        del os.environ[name]
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,8 +68,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from cefr_batch.config.schema import Level
     from cefr_batch.data.pairs import read_pairs
-    from cefr_batch.levels import Level
 
     folder = tmp_path_factory.mktemp("model") / "tiny-llama"
     tokenizer = Tokenizer(models.BPE())

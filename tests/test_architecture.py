@@ -5,164 +5,135 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.architecture import Package, anonymous_mappings, circle, class_names_twice, upward
 
-PACKAGE = Path(__file__).parents[1] / "cefr_batch"
-
-# From the ground up. A module imports only from lines above its own, or from its own line.
-LINES = [
-    "cefr_batch",  # the version alone
-    "errors",
-    "numbers",
-    "files",
-    "levels",
-    "layout",
-    "settings",
-    "spec",
-    "architecture",
-    "gpus",
-    "memory",
-    "pretrained",
-    "plan",
-    "fit",
-    "plots",
-    "data",
-    "quality",
-    "store",
-    "launch",
-    "run",
-    "rating",
-    "report",
-    "cli",
-]
-OUTSIDE = {"__main__": "cli"}  # belongs to the line of
-BACKENDS = {
-    "store": {"local", "s3"},
-    "launch": {"local", "slurm", "k8s"},
-}
-# In annotations alone: plan describes a dataset, a dataset is put into a store.
-TYPES_ONLY = {("plan", "data"), ("data", "store")}
+ROOT = Path(__file__).parents[1]
+PACKAGE = Package.read(ROOT / "cefr_batch")
 
 HEAVY = {
     "torch", "transformers", "trl", "peft", "datasets", "unsloth", "accelerate", "boto3", "submitit", "kubernetes",
+    "starlette", "uvicorn", "docx", "optuna", "sqlalchemy",
 }  # fmt: skip
 UNHURRIED = {"pydantic", "rich", "matplotlib", "yaml", "psutil", "tokenizers"}  # light, but not for --help
-TRAINING = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "accelerate"}
+# Who may import which library, anywhere in its code.
+USERS = {
+    "torch transformers trl peft datasets unsloth accelerate": {"models", "training", "evaluation", "job", "bench"},
+    "boto3 botocore s3transfer": {"store"},
+    "submitit": {"schedulers.slurm"},
+    "kubernetes": {"schedulers.k8s"},
+    "starlette uvicorn docx": {"serve"},
+    "optuna": {"search"},
+}
 
 
-@dataclass(frozen=True)
-class Import:
-    module: str
-    imported: str  # dotted, without the package's name
-    types_only: bool
+def rooms() -> list[str]:
+    """The rooms from the ground up, as the documentation lists them; the package's root is below, its entry above all."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- rooms -->\n```\n(.*?)```", text, re.DOTALL)
+    assert block
+    return ["", *re.findall(r"^(\w+)  ", block[1], re.MULTILINE), "__main__"]
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(part for part in parts if part != "__init__") or "cefr_batch"] = path
-    return found
+def test_the_documented_rooms_are_those_of_the_package() -> None:
+    assert {PACKAGE.room(module) for module in PACKAGE.modules} == set(rooms())
+    assert len(PACKAGE.modules) > 80
+    assert len(PACKAGE.own_imports()) > 300
 
 
-def imports_of(module: str, path: Path) -> Iterator[Import]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    yield from _imports(tree, module, types_only=False)
+def test_a_room_imports_only_from_rooms_above_it_in_the_list() -> None:
+    assert upward(PACKAGE, rooms()) == []
 
 
-def _imports(node: ast.AST, module: str, *, types_only: bool) -> Iterator[Import]:
-    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-        types_only = True
-    if isinstance(node, ast.ImportFrom):
-        assert node.level == 0, f"{module}: relative import"
-        assert node.module
-        names = (
-            [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "cefr_batch" else [node.module]
-        )
-        yield from (Import(module, name, types_only) for name in names)
-    elif isinstance(node, ast.Import):
-        yield from (Import(module, alias.name, types_only) for alias in node.names)
-    for child in ast.iter_child_nodes(node):
-        yield from _imports(child, module, types_only=types_only)
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circle(PACKAGE) == []
 
 
-def line_of(module: str) -> str:
-    top = module.partition(".")[0]
-    return OUTSIDE.get(top, top)
+def test_no_class_name_exists_twice() -> None:
+    assert class_names_twice(PACKAGE) == []
 
 
-ALL = modules()
-IMPORTS = [found for name, path in ALL.items() for found in imports_of(name, path)]
-OWN = [found for found in IMPORTS if found.imported.partition(".")[0] == "cefr_batch"]
+# Mappings whose values have no type, and why: what another library hands over or wants, and documents for other programs.
+UNTYPED = {
+    "cli.show.as_dicts": "status --json",
+    "config.layers.reason": "one of pydantic's errors",
+    "data.special_tokens.read_config": "a tokenizer_config.json of transformers",
+    "human_eval.table.ratings_json": "rate show --json",
+    "models.architecture.of": "a config.json of transformers",
+    "models.checks.linear_modules": "a config.json of transformers",
+    "models.checks.model_problems": "a config.json of transformers",
+    "models.checks.module_problems": "a config.json of transformers",
+    "report.as_json.report_json": "report.json",
+    "report.compare.flat": "settings of any version, compared key by key",
+    "runner.plan.as_json": "plan --json",
+    "runner.study_results.study_figures": "a study in report.json and search show --json",
+    "runner.study_results.study_json": "search show --json",
+    "training.callbacks.fold_log": "rows of transformers' log_history",
+}
 
 
-def target(found: Import) -> str:
-    """The line of the package's part that is imported."""
-    rest = found.imported.removeprefix("cefr_batch").lstrip(".")
-    return line_of(rest) if rest.partition(".")[0] in {line_of(name) for name in ALL} else "cefr_batch"
+def test_no_anonymous_mapping_crosses_a_room() -> None:
+    """Figures travel as the records that are stored; what is listed above is all that does not."""
+    methods_of_libraries = {"fence", "code_block", "blockquote_open", "text", "link_open"}  # of markdown-it's renderer
+    found = [one for one in anonymous_mappings(PACKAGE) if one.rpartition(".")[2] not in methods_of_libraries]
+    assert found == sorted(UNTYPED)
 
 
-def test_every_module_has_its_line_and_every_line_has_a_module() -> None:
-    assert {line_of(name) for name in ALL} == set(LINES)
-    assert len(ALL) > 40
-    assert len(OWN) > 100
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("config/schema.py", "from cefr_batch.store.base import Store"),
+        ("config/schema.py", "def late() -> None:\n    from cefr_batch import report"),
+        ("models/resolve.py", 'COMMAND = ["-m", "cefr_batch.job.supervisor"]'),
+        ("store/base.py", 'REGISTRY = {"local": "cefr_batch.schedulers.local.scheduler:LocalScheduler"}'),
+    ],
+    ids=["at the top", "in a function", "started by its name", "in a registry"],
+)
+def test_a_planted_upward_import_is_found(module: str, line: str, tmp_path: Path) -> None:
+    assert len(upward(planted(tmp_path, module, line), rooms())) == 1
 
 
-def test_a_module_imports_only_what_stands_above_it() -> None:
-    wrong = [
-        f"{found.module} imports {found.imported}"
-        for found in OWN
-        if LINES.index(target(found)) > LINES.index(line_of(found.module))
-        and not (found.types_only and (line_of(found.module), target(found)) in TYPES_ONLY)
-    ]
-    assert wrong == []
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    package = planted(tmp_path, "config/schema.py", "def late() -> None:\n    from cefr_batch.config import load")
+    assert {"cefr_batch.config.schema", "cefr_batch.config.load"} <= set(circle(package))
 
 
-def test_no_backend_imports_another_and_only_its_registry_names_it() -> None:
-    for package, backends in BACKENDS.items():
-        for backend in backends:
-            name = f"{package}.{backend}"
-            users = {found.module for found in OWN if f"{found.imported}.".startswith(f"cefr_batch.{name}.")}
-            users = {user for user in users if not f"{user}.".startswith(f"{name}.")}
-            assert users <= {package}, f"{users} import a backend of {package}"
-            assert name in ALL
+def test_a_planted_second_class_of_a_name_is_found(tmp_path: Path) -> None:
+    assert class_names_twice(planted(tmp_path, "report/write.py", "class RunSpec: ...")) == ["RunSpec"]
 
 
-def test_only_the_job_imports_the_training_libraries_and_pretrained_none_of_them() -> None:
-    users = {found.module for found in IMPORTS if found.imported.partition(".")[0] in TRAINING}
+def planted(folder: Path, module: str, line: str) -> Package:
+    """A copy of the package with a line more in one of its modules."""
+    copy = shutil.copytree(PACKAGE.folder, folder / "cefr_batch", ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / module).open("a", encoding="utf-8") as file:
+        file.write(f"\n\n{line}\n")
+    return Package.read(copy)
+
+
+@pytest.mark.parametrize("libraries", USERS)
+def test_a_library_is_imported_where_it_belongs_and_nowhere_else(libraries: str) -> None:
+    names, allowed = set(libraries.split()), USERS[libraries]
+    users = {found.module for found in PACKAGE.imports() if found.imported.partition(".")[0] in names}
     assert users
-    assert {line_of(user) for user in users} == {"run"}
+    others = {user for user in users if not any(f"{user}.".startswith(f"cefr_batch.{room}.") for room in allowed)}
+    assert others == set()
 
 
-def test_only_the_s3_store_imports_its_client() -> None:
-    users = {found.module for found in IMPORTS if found.imported.partition(".")[0] in {"boto3", "botocore"}}
-    assert users == {"store.s3", "store.s3_errors", "store.s3_http"}
-    parts = {"cefr_batch.store.s3_errors", "cefr_batch.store.s3_http"}
-    assert {found.module for found in OWN if found.imported in parts} == {"store.s3"}
-
-
-def test_only_the_slurm_launcher_imports_submitit() -> None:
-    users = {found.module for found in IMPORTS if found.imported.partition(".")[0] == "submitit"}
-    assert users == {"launch.slurm.sender", "launch.slurm.job"}
-
-
-def test_only_the_client_imports_that_of_kubernetes_and_a_manifest_needs_neither() -> None:
-    users = {found.module for found in IMPORTS if found.imported.partition(".")[0] == "kubernetes"}
-    assert users == {"launch.k8s.client"}
-    pure = {"launch.k8s.site", "launch.k8s.manifest"}
-    assert pure <= set(ALL)
-    assert {found.imported for found in OWN if found.module in pure} & {"cefr_batch.launch.k8s.client"} == set()
-
-
-def test_errors_imports_nothing_of_the_package_and_levels_no_file_or_store() -> None:
-    assert [found for found in OWN if found.module == "errors"] == []
-    assert {target(found) for found in OWN if found.module in ("levels", "layout")} <= {"errors"}
+@pytest.mark.parametrize("room", ["store", "schedulers"])
+def test_no_backend_imports_another_and_only_its_registry_names_it(room: str) -> None:
+    backends = {"store": {"local", "s3"}, "schedulers": {"local", "slurm", "k8s"}}[room]
+    for backend in backends:
+        name = f"cefr_batch.{room}.{backend}"
+        users = {one.module for one in PACKAGE.own_imports() if f"{one.imported}.".startswith(f"{name}.")}
+        users = {user for user in users if not f"{user}.".startswith((f"{name}.", f"{name}_"))}
+        assert users <= {f"cefr_batch.{room}"}, f"{users} import a backend of {room}"
+        assert any(f"{module}.".startswith(f"{name}.") for module in PACKAGE.modules)
 
 
 # What commands load.
@@ -193,6 +164,8 @@ def test_help_loads_no_command_and_nothing_big(tmp_path: Path) -> None:
         assert {name for name in loaded if name.startswith("cefr_batch.")} == {
             "cefr_batch.cli",
             "cefr_batch.cli.main",
+            "cefr_batch.cli.printable",
+            "cefr_batch.cli.standard_streams",
             "cefr_batch.errors",
         }
 
@@ -205,7 +178,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("architecture") / "store"
     stored = LocalStore(folder)
     for run in ("tiny-b1-peft-v1", "tiny-b1-peft-v2"):
-        stored.put_json(f"runs/{run}/spec.json", {"run": run, "spec": {"level": "B1"}})
+        spec = {"run": run, "dataset": "0" * 64, "spec": {"level": "B1"}, "submitted_at": "2026-01-01T00:00:00+00:00"}
+        stored.put_json(f"runs/{run}/spec.json", spec)
     stored.put("runs/tiny-b1-peft-v1/logs/attempt-1.log", b"a line\n")
     stored.put_json("runs/tiny-b1-peft-v1/manifest.json", {"objects": []})
     return folder
@@ -231,6 +205,7 @@ COMMANDS = [
     "generate --help",
     "verify --help",
     "tensorboard --help",
+    "serve --help",
     "prune --checkpoints --dry-run",
     "run-job --help",
     "data --help",
@@ -253,3 +228,18 @@ def test_submit_checks_a_level_without_a_training_library(store: Path, tiny_mode
     loaded, _ = loaded_by(*command, *overrides, store=store)
     assert {"pydantic", "tokenizers"} <= loaded
     assert loaded & HEAVY == set()
+
+
+def test_no_load_of_a_model_or_tokenizer_may_run_its_code() -> None:
+    """transformers asks on a terminal whether to run a folder's Python files, unless it is told not to."""
+    trusting = []
+    for file in (ROOT / "cefr_batch").rglob("*.py"):
+        for call in (
+            node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+        ):
+            name = ast.unparse(call.func)
+            if re.fullmatch(r"(Auto\w+|FastLanguageModel)\.from_(pretrained|config)", name):
+                told = {word.arg: ast.unparse(word.value) for word in call.keywords}
+                if told.get("trust_remote_code") != "False":
+                    trusting.append(f"{file.name}:{call.lineno}")
+    assert trusting == []

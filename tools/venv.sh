@@ -15,6 +15,6 @@ if ! "$python" -m venv "$folder" >/dev/null 2>&1; then
     "$python" -m venv "$folder"
 fi
 "$folder/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "error: training needs Python 3.11 or newer (trl does); set PYTHON=python3.11" >&2
+    echo "error: the locks in containers/ are made for Python 3.11 and newer; set PYTHON=python3.11" >&2
     exit 1
 }

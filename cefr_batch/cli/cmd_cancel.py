@@ -6,33 +6,33 @@ from collections.abc import Sequence
 
 import click
 
-from cefr_batch.cli.options import chosen_runs, command_line, runs_options, store_option
-from cefr_batch.launch import get_launcher
-from cefr_batch.launch.state import RunState, run_states
-from cefr_batch.launch.submission import cancel, read_submission
-from cefr_batch.store import Store
+from cefr_batch.cli.options import command_line, runs_options, session_option
+from cefr_batch.cli.printable import printable
+from cefr_batch.runner import Cancellation, Session
 
 
 @click.command()
 @runs_options
-@store_option
-def command(runs: Sequence[str], levels: Sequence[str], store: Store) -> None:
-    """Ask runs to stop; does not wait for it.
+@session_option
+def command(runs: Sequence[str], levels: Sequence[str], session: Session) -> None:
+    """Ask runs to stop; does not wait until they have.
 
-    A running job finishes its step and stores a checkpoint first, from which `cefr-batch resume` goes on.
+    A running job finishes its step and stores a checkpoint first, from which `cefr-batch resume` continues. Of a complete
+    run, the job that evaluates it on other sets is stopped, if there is one.
     """
-    states = run_states(store, chosen_runs(store, runs, levels))
-    submissions = [one for state in states if not state.state.finished and (one := read_submission(store, state.run))]
-    for kind in dict.fromkeys(one.launcher for one in submissions):
-        cancel(store, [one for one in submissions if one.launcher == kind], get_launcher(kind))
-    asked = {one.run for one in submissions}
-    for state in states:
-        click.echo(f"{state.run}: {_said(state, state.run in asked)}")
+    for one in session.cancel(session.find(runs, levels)):
+        click.echo(f"{one.state.run}: {printable(_outcome(one))}")
 
 
-def _said(state: RunState, asked: bool) -> str:
-    if asked:
-        return f"asked to stop; {command_line('status', state.run)} shows when it has"
-    if state.state.finished or not state.attempt:
-        return f"nothing to stop, it {f'is {state.state}' if state.state.finished else 'was never started'}"
-    return "not asked: it was not started by submit; whoever started it can stop it (kubectl delete job, or Ctrl-C)"
+def _outcome(one: Cancellation) -> str:
+    if one.evaluating:
+        shows = command_line("evaluate", one.state.run)
+        return f"complete; the job that evaluates it was asked to stop; {shows} shows when it has"
+    if one.asked:
+        return f"asked to stop; {command_line('status', one.state.run)} shows when it has"
+    if one.foreign:
+        return "not asked: it was not started by submit; whoever started it can stop it (kubectl delete job, or Ctrl-C)"
+    if one.state.never_started:
+        removes = command_line("prune", one.state.run)
+        return f"was never started, so nothing is to stop; {removes} removes it, so that no job can start it later"
+    return f"nothing to stop, it is {one.state.state}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import click
 
 from cefr_batch.cli.notice import notice_if_slow
-from cefr_batch.cli.options import echo_json, json_option
-from cefr_batch.cli.show import columns
+from cefr_batch.cli.options import echo_json, json_option, layout_options
+from cefr_batch.cli.show import show, table
 from cefr_batch.errors import CefrBatchError, UsageError
+from cefr_batch.runner.selection import parse_levels
 
 if TYPE_CHECKING:
-    from cefr_batch.data import Leakage
+    from cefr_batch.data import Example
     from cefr_batch.data.checks import FileCheck
-    from cefr_batch.data.stats import Contents, CountTokens, Stats
+    from cefr_batch.data.special_tokens import SpecialTokens
+    from cefr_batch.data.stats import CountTokens, Stats
     from cefr_batch.errors import Problem
-    from cefr_batch.levels import RunSpec
+    from cefr_batch.records.stages import Leakage
 
 _WARNINGS = 20  # shown for a file
 
@@ -33,29 +35,88 @@ _file = click.Path(path_type=Path)
 def command() -> None:
     """Check, measure and build training data.
 
-    Two forms: examples in list format (a JSON list of objects with instruction, input and output), and sentence pairs
-    (word and sentence, as .csv, .jsonl or .json), from which examples are built.
+    Data has one of two forms: examples in list format (a JSON list of objects with instruction, input and output), or
+    sentence pairs (word and sentence, as .csv, .xlsx, .jsonl or .json), from which examples are built.
     """
 
 
 @command.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_file)
-def check(files: Sequence[Path]) -> None:
+@click.option(
+    "--eval",
+    "evaluation",
+    metavar="FILE",
+    type=_file,
+    help="Evaluation data: also look for its sentences in the other files.",
+)
+@click.option("--model", metavar="NAME", help="Also look for control tokens of this model (as model.name in a job).")
+@click.option(
+    "--level",
+    metavar="LEVEL",
+    callback=lambda _ctx, _param, value: parse_levels([value]) if value else [],
+    help="Also look for words above this level, and sentences whose estimated level is far from it.",
+)
+@layout_options
+def check(
+    files: Sequence[Path],
+    evaluation: Path | None,
+    model: str | None,
+    level: Sequence[str],
+    columns: str | None,
+    sheet: str | None,
+) -> None:
     """Name each bad example by file, index (from 0) and reason.
 
-    Exits with 1 if there is any. Warnings alone, such as a word that its sentence seems to lack, are no reason.
+    Exits with 1 if there is any. Warnings, such as a word that its sentence seems to lack, do not count.
     """
-    from cefr_batch.data.checks import check_file
+    from cefr_batch.data.checks import check_file, shared_sentences
+    from cefr_batch.data.io import TableLayout
 
-    checks = [(path, check_file(path)) for path in files]
+    tokens, layout = _special_tokens(model) if model else None, TableLayout.parse(columns, sheet)
+    checks = [(path, check_file(path, tokens, layout)) for path in [*files, *([evaluation] if evaluation else [])]]
+    for one in level:
+        _warn_of_levels([result for _, result in checks], one)
     for path, result in checks:
         click.echo("\n".join(_check_lines(path, result)))
-    if any(result.findings.errors for _, result in checks):
+    if evaluation:
+        *training, held_out = (result for _, result in checks)
+        for warning in shared_sentences(held_out, training):
+            click.echo(f"  warning: {warning}")
+    if any(result.diagnostics.errors for _, result in checks):
         click.get_current_context().exit(1)
 
 
+def _warn_of_levels(checks: Sequence[FileCheck], level: str) -> None:
+    from cefr_batch.config.schema import Level
+
+    try:
+        from cefr_batch.evaluation.data_levels import warn_of_levels
+    except ImportError as exc:
+        raise _needs_training_packages(exc) from exc
+    for result in checks:
+        warn_of_levels(result.file, result.pairs, Level(level))
+
+
+def _needs_training_packages(exc: ImportError) -> UsageError:
+    return UsageError(f"--level needs {exc.name}, which is not installed; pip install 'cefr-batch[train]'")
+
+
+def _special_tokens(model: str) -> SpecialTokens:
+    from cefr_batch.data.special_tokens import SpecialTokens
+
+    return SpecialTokens.read(_tokenizer(model).parent)
+
+
+def _tokenizer(model: str) -> Path:
+    from cefr_batch.config.schema import ModelSpec
+    from cefr_batch.models.resolve import tokenizer_file
+
+    with notice_if_slow():
+        return tokenizer_file(ModelSpec(name=model, revision=None, alias=None, load_in_4bit=False))
+
+
 def _check_lines(path: Path, result: FileCheck) -> Iterable[str]:
-    errors, warnings = result.findings.errors, result.findings.warnings
+    errors, warnings = result.diagnostics.errors, result.diagnostics.warnings
     yield f"{path}: {result.good:,} {result.kind}, {_count(errors, 'error')}, {_count(warnings, 'warning')}"
     yield from (f"  error: {_beside(path, problem)}" for problem in errors)
     yield from (f"  warning: {_beside(path, problem)}" for problem in warnings[:_WARNINGS])
@@ -71,47 +132,71 @@ def _beside(path: Path, problem: Problem) -> str:
     return str(problem).removeprefix(f"{path}: ")
 
 
-@command.command(short_help="Examples, unique words, longest example.")
+@command.command(short_help="Count examples and words, measure the longest example.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_file)
-@click.option("--eval", "evaluation", metavar="FILE", type=_file, help="Evaluation examples: also shows the leakage.")
+@click.option("--eval", "evaluation", metavar="FILE", type=_file, help="Evaluation examples: also show the leakage.")
 @click.option("--model", metavar="NAME", help="Count tokens with the tokenizer of this model (as model.name in a job).")
+@click.option("--level", "estimate", is_flag=True, help="Estimate the sentences' CEFR level: 1 is A1 … 6 is C2.")
 @json_option
-def stats(files: Sequence[Path], evaluation: Path | None, model: str | None, as_json: bool) -> None:
-    """Examples, unique words and the longest example of files in list format."""
+def stats(files: Sequence[Path], evaluation: Path | None, model: str | None, estimate: bool, as_json: bool) -> None:
+    """Count the examples and unique words of files in list format, and measure the longest example.
+
+    The estimated level is the mean over all sentences. It pulls towards the middle: compare it with that of sentences
+    whose level is known (docs/level-estimator.md).
+    """
     from cefr_batch.data import leakage
     from cefr_batch.data.examples import read_examples
     from cefr_batch.data.stats import stats_of
 
     paths = [*files, evaluation] if evaluation else list(files)
-    sides = {str(path): read_examples(path) for path in paths}
+    sides = {path: read_examples(path) for path in paths}
     count = _counter(model) if model else None
-    rows = {name: stats_of(examples, count) for name, examples in sides.items()}
-    leak = leakage([e for path in files for e in sides[str(path)]], sides[str(evaluation)]) if evaluation else None
+    rows = {click.format_filename(path): stats_of(examples, count) for path, examples in sides.items()}
+    leak = leakage([e for path in files for e in sides[path]], sides[evaluation]) if evaluation else None
+    levels = [_mean_level(examples) for examples in sides.values()] if estimate else None
     if as_json:
         named = [{"file": name, **asdict(row)} for name, row in rows.items()]
-        echo_json({"files": named, "leakage": asdict(leak) if leak else None})
+        for file, level in zip(named, levels or (), strict=False):
+            file["estimated_level"] = level
+        echo_json({"files": named, "leakage": leak.model_dump() if leak else None})
     else:
-        _show(rows, leak)
+        _show(rows, leak, levels)
+
+
+def _mean_level(examples: Sequence[Example]) -> float | None:
+    """The mean estimated level of the examples' sentences; None without a word."""
+    from cefr_batch.data.examples import sentences_in
+
+    try:
+        from cefr_batch.evaluation.level_estimator import level_estimator
+    except ImportError as exc:
+        raise _needs_training_packages(exc) from exc
+    import numpy as np
+
+    estimates = level_estimator().estimate([sentence for example in examples for sentence in sentences_in(example)])
+    known = estimates[~np.isnan(estimates)]
+    return round(float(known.mean()), 2) if len(known) else None
 
 
 def _counter(model: str) -> CountTokens:
     from cefr_batch.data import TokenCounter
-    from cefr_batch.levels import ModelSpec
-    from cefr_batch.pretrained import tokenizer_file
 
-    with notice_if_slow():
-        return TokenCounter(tokenizer_file(ModelSpec(name=model, revision=None, alias=None, load_in_4bit=False)))
+    return TokenCounter(_tokenizer(model))
 
 
-def _show(rows: dict[str, Stats], leak: Leakage | None) -> None:
+def _show(rows: dict[str, Stats], leak: Leakage | None, levels: Sequence[float | None] | None = None) -> None:
     headings = ["FILE", "EXAMPLES", "UNIQUE WORDS", "SENTENCES", "UNIQUE SENTENCES", "LONGEST EXAMPLE"]
-    lines = columns([headings, *([name, *_cells(row)] for name, row in rows.items())])
+    cells = [[name, *_cells(row)] for name, row in rows.items()]
+    if levels is not None:
+        headings.append("LEVEL")
+        cells = [[*row, "" if level is None else f"{level:.2f}"] for row, level in zip(cells, levels, strict=True)]
+    show(table(cells, headings))
     if leak:
-        lines.append(
+        click.echo(
             f"Leakage: {leak.sentences_percent:.1f} % of the evaluation sentences stand word for word in the training "
-            f"data, and {leak.words_percent:.1f} % of the evaluation words are there"
+            f"data, {leak.near_sentences_percent or 0:.1f} % word for word or nearly so, and {leak.words_percent:.1f} % of "
+            "the evaluation words are there"
         )
-    click.echo("\n".join(lines))
 
 
 def _cells(row: Stats) -> list[str]:
@@ -127,7 +212,7 @@ def _cells(row: Stats) -> list[str]:
 def pairs(files: Sequence[Path], out: Path, force: bool) -> None:
     """Write the sentence pairs of examples in list format, each once: what `data build` takes.
 
-    So can ready files be split anew, such that no evaluation sentence, or no evaluation word, is trained on.
+    In this way ready files can be split anew, so that no evaluation sentence, or no evaluation word, is trained on.
     """
     from cefr_batch.data.examples import pairs_in, read_examples
     from cefr_batch.data.pairs import distinct
@@ -154,31 +239,50 @@ def _refuse_existing(targets: Iterable[Path], force: bool) -> None:
 @click.argument("source", metavar="SOURCE")
 @click.option("--level", metavar="LEVEL", required=True, help="A1, A2, B1, B2 or C1.")
 @click.option("--out", metavar="DIR", required=True, type=_file, help="Where train.json and eval.json go.")
-@click.option("--examples", type=int, help="Of both files together.")
+@click.option("--examples", type=int, help="How many, in both files together.")
 @click.option("--eval-fraction", type=float, help="The share of the examples that are for evaluation.")
 @click.option("--words-per-example", type=int)
-@click.option("--split-by", metavar="UNIT", help="sentence, word or example: what is not on both sides.")
+@click.option(
+    "--split-by", metavar="UNIT", help="What both files must not share: sentence, similar_sentence, word or example."
+)
 @click.option("--seed", type=int)
+@layout_options
 @click.option("--force", is_flag=True, help="Overwrite the files if they are there.")
-def build(source: str, level: str, out: Path, force: bool, **settings: int | float | str | None) -> None:
+def build(
+    source: str,
+    level: str,
+    out: Path,
+    columns: str | None,
+    sheet: str | None,
+    force: bool,
+    **settings: int | float | str | None,
+) -> None:
     """Build examples in list format from sentence pairs.
 
-    SOURCE is a .csv, .jsonl or .json file, or starter. What is not given is taken from the level's job file.
+    SOURCE is a .csv, .xlsx, .jsonl or .json file, or starter (starter-v1: as in version 0.1.0). What is not given is taken
+    from the level's job file.
     """
-    from cefr_batch import layout
-    from cefr_batch.data.stats import Contents
-    from cefr_batch.spec import load_spec
+    from cefr_batch.config.load import load_spec
+    from cefr_batch.data import load_dataset
+    from cefr_batch.data.io import TableLayout
+    from cefr_batch.data.stats import contents_of
+    from cefr_batch.files import aside
+    from cefr_batch.records import layout
 
-    targets = {"train": out / layout.TRAIN_FILE, "eval": out / layout.EVAL_FILE}
-    _refuse_existing(targets.values(), force)
-    chosen = {"source": source, **{name: value for name, value in settings.items() if value is not None}}
+    targets = [out / layout.TRAIN_FILE, out / layout.EVAL_FILE]
+    _refuse_existing(targets, force)
+    table_layout = TableLayout.parse(columns, sheet)
+    given = {**settings, "columns": dict(table_layout.columns) or None, "sheet": table_layout.sheet}
+    chosen = {"source": source, **{name: value for name, value in given.items() if value is not None}}
     spec = load_spec(level, overrides=[f"data.{name}={json.dumps(value)}" for name, value in chosen.items()])
-    contents = {side: Contents() for side in targets}
-    with _writing(out):
-        _build(spec, targets, contents)
-    leak = contents["eval"].leakage_from(contents["train"])
-    _show({str(path): contents[side].stats() for side, path in targets.items()}, leak)
-    click.echo(f"Use them with --set data.train={targets['train']} --set data.eval={targets['eval']}")
+    data = load_dataset(spec.data, spec.level)
+    with _writing(out), aside(targets[0]) as train, aside(targets[1]) as evaluation:
+        train.write(data.train_bytes.decode())
+        evaluation.write(data.eval_bytes.decode())
+    sides = [contents_of(side) for side in (data.train, data.eval)]
+    rows = {str(path): contents.stats() for path, contents in zip(targets, sides, strict=True)}
+    _show(rows, sides[1].leakage_from(sides[0]))
+    click.echo(f"Use them with --set data.train={targets[0]} --set data.eval={targets[1]}")
 
 
 @contextmanager
@@ -187,17 +291,3 @@ def _writing(place: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise CefrBatchError(f"cannot write {exc.filename or place}: {exc.strerror or exc}") from exc
-
-
-def _build(spec: RunSpec, targets: Mapping[str, Path], contents: Mapping[str, Contents]) -> None:
-    """Write each side as its examples are made; both files appear when both are whole."""
-    from cefr_batch.data.build import Writer, deal
-    from cefr_batch.data.pairs import read_pairs
-    from cefr_batch.files import aside
-
-    pairs = read_pairs(str(spec.data.source), spec.level)
-    writer = Writer(pairs, spec.data.words_per_example, spec.level)
-    with ExitStack() as stack:
-        for side, hands in deal(pairs, spec.data):
-            file = stack.enter_context(aside(targets[side]))
-            file.writelines(writer.parts(contents[side].dealt(hands, pairs)))

@@ -1,40 +1,67 @@
-"""``cefr-batch doctor``: what a place for jobs lacks, as a checklist."""
+"""``cefr-batch doctor``: what jobs would lack on a cluster, as a checklist."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from cefr_batch.cli.options import cluster_option, echo_json, json_option, store_option
+from cefr_batch.cli.notice import notice_if_slow
+from cefr_batch.cli.options import (
+    cluster_option,
+    echo_json,
+    json_option,
+    levels_option,
+    session_option,
+    settings_options,
+)
+from cefr_batch.cli.show import sources
 from cefr_batch.errors import CefrBatchError
-from cefr_batch.launch import Launcher
-from cefr_batch.launch.base import Check
-from cefr_batch.store import Store
+from cefr_batch.runner import Session
+from cefr_batch.schedulers import Check, Scheduler
 
 
 @click.command()
 @cluster_option
-@click.option("--backend", metavar="NAME", help="For training with unsloth or peft. Default: what the place prefers.")
+@click.option(
+    "--backend", metavar="NAME", help="Check training with unsloth or peft. Default: the cluster's preference."
+)
+@levels_option(default=("B1",), show_default="B1")
+@settings_options
 @json_option
-@store_option
-def command(launcher: Launcher[Any], backend: str | None, as_json: bool, store: Store) -> None:
-    """Check whether jobs can run at a place: what submit checks before it starts anything, whether or not it is well.
+@session_option
+def command(
+    scheduler: Scheduler[Any],
+    backend: str | None,
+    levels: Sequence[str],
+    profile: str | None,
+    overrides: Sequence[str],
+    as_json: bool,
+    session: Session,
+) -> None:
+    """Check whether jobs can run on a cluster. Makes the checks that submit makes, and shows those that pass, too. Also
+    checks that a level's run has its data and its model and, on this machine, enough disk and memory.
 
     Exits with 1 if something is wrong.
     """
-    from cefr_batch.launch.prepare import check_store
+    from cefr_batch.config.load import load_spec
+    from cefr_batch.config.schema import BACKENDS
 
-    backends = [backend] if backend else list(launcher.backends())[:1]
-    checks = [*launcher.check(backends, store.url), check_store(store)]
+    given = [f"backend={backend}"] if backend in BACKENDS else []
+    specs = [load_spec(level, profile=profile, overrides=[*overrides, *given]) for level in levels]
+    with notice_if_slow():
+        checks = session.check(scheduler, backend, specs=specs)
+    took = [f"{spec.level}: {sources(spec, profile)}" for spec in specs]
     if as_json:
-        echo_json({"cluster": launcher.name, "store": store.url, "checks": [asdict(check) for check in checks]})
+        found = [asdict(check) for check in checks]
+        echo_json({"cluster": scheduler.name, "store": session.store.url, "settings": took, "checks": found})
     else:
-        click.echo("\n".join(_line(check) for check in checks))
-    wrong = sum(1 for check in checks if check.problem and not check.warning)
+        click.echo("\n".join([*took, *(_line(check) for check in checks)]))
+    wrong = sum(check.refuses for check in checks)
     if wrong:
-        raise CefrBatchError(f"{wrong} of {len(checks)} checks failed; jobs would not run at {launcher.name}")
+        raise CefrBatchError(f"{wrong} of {len(checks)} checks failed; jobs would not run on {scheduler.name}")
 
 
 def _line(check: Check) -> str:

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from cefr_batch import layout
-from cefr_batch.cli.cmd_pull import PULLED, fetch, parts_of
-from cefr_batch.cli.options import chosen_complete_runs, echo_json, json_option, runs_options, store_option
-from cefr_batch.errors import CefrBatchError, UsageError
-from cefr_batch.launch.submission import read_spec
-from cefr_batch.store import Store
-from cefr_batch.store.manifest import read_manifest
+from cefr_batch.cli.cmd_pull import PULLED
+from cefr_batch.cli.options import echo_json, json_option, runs_options, session_option
+from cefr_batch.cli.printable import printable
+from cefr_batch.cli.progress import byte_progress
+from cefr_batch.data.asked import MOST_WORDS, TOKENS_PER_WORD, asked_words
+from cefr_batch.errors import UsageError
+from cefr_batch.models.libraries import training_libraries
+from cefr_batch.records import layout
+from cefr_batch.runner import Artifacts, Session
+from cefr_batch.runner.submission import read_spec
 
 if TYPE_CHECKING:
-    from cefr_batch.levels import RunSpec
-    from cefr_batch.run.generate import Sampling
+    from cefr_batch.config.schema import RunSpec
+    from cefr_batch.evaluation.generation import Sampling
 
-MOST_WORDS = 100
-_TOKENS_A_WORD = 40  # of the answer: twice what a sentence takes
+_MOST_CHARACTERS = 1_000_000  # of standard input: more than so many words have
 
 
 def _number(_context: click.Context, parameter: click.Parameter, value: float) -> float:
-    """A range lets NaN through, of which a model makes nothing."""
+    """Refuse NaN, which click's ranges let through."""
     if math.isnan(value):
         raise UsageError(f"{parameter.opts[0]}: nan is not a number")
     return value
@@ -37,16 +37,20 @@ def _number(_context: click.Context, parameter: click.Parameter, value: float) -
 
 @click.command()
 @runs_options
-@click.option("--words", metavar="WORD,...", help="What to write sentences for; else standard input, also a line each.")
-@click.option("--sample", is_flag=True, help="Draw at random instead of taking the most probable token each time.")
-@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True, help="Of --sample.")
+@click.option(
+    "--words",
+    metavar="WORD,...",
+    help="Write sentences with these words. Default: the words on standard input, which may be one per line.",
+)
+@click.option("--sample", is_flag=True, help="Sample tokens at random instead of always taking the most probable one.")
+@click.option("--seed", type=click.IntRange(min=0), default=42, show_default=True, help="Random seed of --sample.")
 @click.option(
     "--temperature", type=click.FloatRange(0, 10, min_open=True), callback=_number, default=0.7, show_default=True
 )
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), callback=_number, default=0.9, show_default=True)
-@click.option("--baseline", is_flag=True, help="Beside it, what the model wrote before it was tuned.")
+@click.option("--baseline", is_flag=True, help="Also show what the untrained model writes.")
 @json_option
-@store_option
+@session_option
 def command(
     runs: Sequence[str],
     levels: Sequence[str],
@@ -57,82 +61,82 @@ def command(
     top_p: float,
     baseline: bool,
     as_json: bool,
-    store: Store,
+    session: Session,
 ) -> None:
     """Write a sentence for each word with the model of a complete run.
 
-    The merged model is fetched to the machine's cache, verified, and stays there; a copy that `pull` left in ./pulled is
-    used instead.
+    The merged model is fetched to this machine's cache, verified, and kept there; a copy that `pull` left in ./pulled
+    is used instead.
     """
-    chosen = chosen_complete_runs(store, runs, levels)
+    chosen = session.find(runs, levels, complete=True)
     if len(chosen) > 1:
-        raise UsageError(f"one run at a time: {', '.join(chosen)}")
+        raise UsageError(f"generate uses one run at a time, but got {len(chosen)}: {', '.join(chosen)}")
     asked = _asked(words)
-    folder = _merged(store, chosen[0])
-    spec = read_spec(store, chosen[0])
+    merged = session.artifacts(chosen[0], ["merged"])
+    spec = read_spec(merged.documents, merged.run)
+    folder = _fetched(merged)
+    _refuse_control_tokens(folder, asked)
     _warn(spec, chosen[0], len(asked))
-    with _training_libraries():
-        from cefr_batch.run.generate import Sampling
+    with training_libraries():
+        from cefr_batch.evaluation.generation import Sampling
 
         sampling = Sampling(temperature, top_p, seed) if sample else None
         texts = {"text": _written(folder, asked, spec, sampling)}
         if baseline:
-            from cefr_batch.pretrained import resolve_model
+            from cefr_batch.models.resolve import resolve_model
 
             texts["baseline"] = _written(resolve_model(spec.model), asked, spec, sampling)
     if as_json:
         echo_json({"run": chosen[0], "level": spec.level.value, "words": asked, **texts})
     elif baseline:
-        click.echo(f"{chosen[0]}:\n\n{texts['text']}\n\n{spec.model.name}, untuned:\n\n{texts['baseline']}")
+        tuned, untuned = printable(texts["text"]), printable(texts["baseline"])
+        click.echo(f"{chosen[0]}:\n\n{tuned}\n\n{printable(spec.model.name)}, untuned:\n\n{untuned}")
     else:
-        click.echo(texts["text"])
+        click.echo(printable(texts["text"]))
 
 
 def _asked(words: str | None) -> list[str]:
-    from cefr_batch.data.reading import unusable_character
+    from cefr_batch.data.io import unusable_character
 
     if words is None and sys.stdin.isatty():
-        raise UsageError("name the words: --words 'travel, decide', or one a line on standard input")
-    text = sys.stdin.read() if words is None else words
-    asked = [" ".join(word.split()) for word in re.split(r"[,\n]", text) if word.strip()]
+        raise UsageError("no words were given: use --words 'travel, decide', or write one per line to standard input")
+    text = sys.stdin.read(_MOST_CHARACTERS) if words is None else words
+    asked = asked_words(text)
     if not 1 <= len(asked) <= MOST_WORDS:
-        raise UsageError(f"give 1 to {MOST_WORDS} words, between commas or one a line; these are {len(asked)}")
+        raise UsageError(f"give 1 to {MOST_WORDS} words, separated by commas or one per line (got {len(asked)})")
     if character := unusable_character(asked):
-        raise UsageError(f"the words have the control or broken character {character}; remove it")
+        raise UsageError(f"the words contain the control or broken character {character}; remove it")
     return asked
 
 
-def _merged(store: Store, run: str) -> Path:
-    """The folder of the run's merged model, fetched and verified."""
-    manifest = read_manifest(store, run)
-    items = parts_of(manifest, ["merged"])
-    pulled = Path(PULLED) / run
-    folder = pulled if (pulled / layout.MERGED).is_dir() else layout.pulled_cache(store.url, run)
-    fetch(store, manifest, items, folder)
+def _fetched(merged: Artifacts) -> Path:
+    """The folder of a run's merged model, fetched and verified."""
+    pulled = Path(PULLED) / merged.run
+    folder = pulled if (pulled / layout.MERGED).is_dir() else layout.pulled_cache(merged.store.url, merged.run)
+    merged.fetch(folder, byte_progress)
     return folder / layout.MERGED
 
 
+def _refuse_control_tokens(folder: Path, words: Sequence[str]) -> None:
+    from cefr_batch.data.special_tokens import SpecialTokens
+
+    if token := SpecialTokens.read(folder).in_text("\n".join(words)):
+        raise UsageError(
+            f"the words contain {printable(token)}, which the model would take for a control token; remove it"
+        )
+
+
 def _warn(spec: RunSpec, run: str, words: int) -> None:
-    """The model writes best what it was trained on."""
+    """Say so where the number of words is not the one that the model was trained with."""
     if spec.data.source is not None and words != spec.data.words_per_example:
-        trained = f"{run} was trained on {spec.data.words_per_example} words at a time"
-        click.echo(f"note: {trained}; for {words} its sentences may be worse", err=True)
-
-
-@contextmanager
-def _training_libraries() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        raise CefrBatchError(
-            f"{exc.name} is not installed, and models need it: pip install 'cefr-batch[train]'"
-        ) from exc
+        trained = f"{run} was trained with {spec.data.words_per_example} words at a time"
+        click.echo(f"note: {trained}; with {words} its sentences may be worse", err=True)
 
 
 def _written(folder: Path, words: Sequence[str], spec: RunSpec, sampling: Sampling | None) -> str:
-    from cefr_batch.data import Example, prompt_of
+    from cefr_batch.data import Example, prompt_format
     from cefr_batch.data.build import instruction_for
-    from cefr_batch.run.generate import generate_from
+    from cefr_batch.evaluation.generation import generate_from
 
-    prompt = prompt_of(Example(instruction_for(words, spec.level), "", ""))
-    return generate_from(folder, prompt, _TOKENS_A_WORD * len(words), sampling).strip()
+    prompts, asked = prompt_format(spec.model.prompt, folder), Example(instruction_for(words, spec.level), "", "")
+    return generate_from(folder, prompts, asked, TOKENS_PER_WORD * len(words), sampling).strip()

@@ -3,226 +3,153 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cefr_batch.cli.notice import notice_if_slow
 from cefr_batch.cli.options import cluster_option, echo_json, json_option, spec_options
-from cefr_batch.cli.show import columns
-from cefr_batch.errors import DataError, ModelError, Problem, SpecError, UsageError
-from cefr_batch.launch import Launcher
+from cefr_batch.cli.show import duration, settings_files, show, size, table
+from cefr_batch.errors import DataError, Problem
+from cefr_batch.runner import Session
+from cefr_batch.schedulers import Scheduler
 
 if TYPE_CHECKING:
-    from cefr_batch.data import Leakage
-    from cefr_batch.fit import Fit
-    from cefr_batch.gpus import Gpu
-    from cefr_batch.levels import RunSpec
-    from cefr_batch.plan import Plan
+    from cefr_batch.config.schema import RunSpec, TrainingSpec
+    from cefr_batch.planning.capacity import Fit
+    from cefr_batch.planning.plan import PlannedTexts
+    from cefr_batch.runner.plan import RunPlan
 
-_SHOWN = 12  # evaluations in a column
-
-
-@dataclass(frozen=True)
-class Planned:
-    spec: RunSpec
-    plan: Plan
-    leakage: Leakage
-    fit: Fit | None  # where a GPU was asked for
-
-    def problems(self) -> list[Problem]:
-        return [*self.plan.problems(), *(self.fit.problems() if self.fit else ())]
+_WIDTH = 40  # of a cell's lines
+_COLUMNS = 6  # of runs in the table
+_LISTED = 12  # evaluations or checkpoints in a cell
 
 
 @click.command("plan", short_help="Show what a run would do.")
 @spec_options
 @cluster_option
-@click.option("--gpu", metavar="NAME", help="Memory and time on this card: rtx4090, l4, … Default: the cluster's.")
 @click.option(
-    "--price-per-hour", type=click.FloatRange(min=0), metavar="PRICE", help="Of one such GPU. Default: the cluster's."
+    "--gpu",
+    metavar="NAME",
+    help="Show memory and time on a GPU: rtx4090, l4, …, or h100:20 for 20 GB of one. Default: the cluster's.",
+)
+@click.option(
+    "--price-per-hour",
+    type=click.FloatRange(min=0),
+    metavar="PRICE",
+    help="Price of one such GPU. Default: the cluster's.",
 )
 @json_option
 def command(
     levels: Sequence[str],
     profile: str | None,
     overrides: Sequence[str],
-    launcher: Launcher[Any],
+    scheduler: Scheduler[Any],
     gpu: str | None,
     price_per_hour: float | None,
     as_json: bool,
 ) -> None:
-    """What a run of each level would do: examples, steps, evaluations, tokens; where the GPU is known, memory and time.
+    """Show what each run that submit would start is going to do: examples, steps, evaluations, tokens; if the GPU is
+    known, memory and time.
 
     Reads the data and the model's tokenizer and sizes, and starts nothing. Exits with 1 if the run would be refused.
     """
-    from cefr_batch.gpus import find_gpu
-
-    gpu = gpu or launcher.gpu
-    if price_per_hour is not None and gpu is None:
-        raise UsageError("--price-per-hour needs --gpu: how long a run takes depends on the card")
-    price = launcher.price_per_hour if price_per_hour is None else price_per_hour
-    planned = _planned(_specs(levels, profile, overrides, launcher), find_gpu(gpu) if gpu else None, price)
+    with notice_if_slow():
+        plans = Session().plan(
+            levels, cluster=scheduler, profile=profile, overrides=overrides, gpu=gpu, price_per_hour=price_per_hour
+        )
     if as_json:
-        echo_json({"plans": [_as_json(one) for one in planned]})
+        echo_json({"plans": [one.as_json() for one in plans]})
     else:
-        click.echo("\n".join(_table(planned)))
-    problems = [Problem(f"level {one.spec.level}: {p.where}", p.what) for one in planned for p in one.problems()]
+        shown = plans if len(plans) <= _COLUMNS else [one for one in plans if one.varied == plans[0].varied]
+        columns = [_column(one, profile) for one in shown]
+        show(table([(name, *(column[name] for column in columns)) for name in columns[0]]))
+        if len(shown) < len(plans):
+            first = f"the table shows those with {', '.join(plans[0].varied)}, --json all"
+            click.echo(f"{len(plans)} runs in all; {first}.")
+    problems = [Problem(f"level {one.spec.level}: {p.where}", p.what) for one in plans for p in one.problems()]
     if problems:
         raise DataError(problems)
 
 
-def _specs(
-    levels: Sequence[str], profile: str | None, overrides: Sequence[str], launcher: Launcher[Any]
-) -> list[RunSpec]:
-    """A spec for each level, with the backend that ``submit`` would settle on. Raises one error for all of them."""
-    from cefr_batch.spec import load_spec
-
-    specs: list[RunSpec] = []
-    problems: list[Problem] = []
-    for level in levels:
-        try:
-            specs.append(load_spec(level, profile=profile, overrides=overrides))
-        except SpecError as exc:
-            problems += exc.problems
-    if problems:
-        raise SpecError(dict.fromkeys(problems))
-    default = next(iter(launcher.backends()), "peft")
-    return [spec.with_backend(default) if spec.backend == "auto" else spec for spec in specs]
-
-
-def _planned(specs: Sequence[RunSpec], gpu: Gpu | None, price_per_hour: float | None) -> list[Planned]:
-    """A plan for each spec. Raises one error with the problems of all data."""
-    from cefr_batch.data import TokenCounter, leakage, load_dataset
-    from cefr_batch.plan import make_plan
-    from cefr_batch.pretrained import tokenizer_file
-
-    problems: list[Problem] = []
-    datasets = []
-    for spec in specs:
-        try:
-            datasets.append(load_dataset(spec.data, spec.level))
-        except DataError as exc:
-            problems += exc.problems
-    if problems:
-        raise DataError(dict.fromkeys(problems))
-    with notice_if_slow():
-        counters = {model: TokenCounter(tokenizer_file(model)) for model in dict.fromkeys(spec.model for spec in specs)}
-    planned = []
-    for spec, data in zip(specs, datasets, strict=True):
-        plan = make_plan(spec, data, counters[spec.model])
-        fit = _fit(spec, plan, gpu, price_per_hour) if gpu else None
-        planned.append(Planned(spec, plan, leakage(data.train, data.eval), fit))
-    return planned
-
-
-def _fit(spec: RunSpec, plan: Plan, gpu: Gpu, price_per_hour: float | None) -> Fit:
-    from cefr_batch.architecture import LLAMA_LIKE
-    from cefr_batch.fit import make_fit
-    from cefr_batch.pretrained import architecture
-
-    model = architecture(spec.model)
-    if model is None:
-        known = ", ".join(LLAMA_LIKE)
-        raise ModelError(
-            f"what {spec.model.name} needs is not known: its config.json names none of {known}; leave --gpu out"
-        )
-    return make_fit(spec, plan, model, gpu, price_per_hour)
-
-
-def _as_json(planned: Planned) -> dict[str, Any]:
-    return {
-        "level": planned.spec.level.value,
-        "run_family": planned.spec.run_family,
-        **asdict(planned.plan),
-        "longest_tokens": planned.plan.longest_tokens,
-        "leakage": asdict(planned.leakage),
-        "fit": planned.fit and _fit_json(planned.fit),
-        "problems": [str(problem) for problem in planned.problems()],
-        "spec": planned.spec.model_dump(mode="json"),
-    }
-
-
-def _fit_json(fit: Fit) -> dict[str, Any]:
-    return {
-        "gpu": fit.gpu.key,
-        "gpu_memory_bytes": fit.gpu.memory,
-        "training_bytes": {**asdict(fit.training), "total": fit.training.total},
-        "evaluation_bytes": fit.evaluation,
-        "batch": asdict(fit.batch),
-        "largest_batch": fit.largest_batch and asdict(fit.largest_batch),
-        "flops": fit.flops,
-        "seconds": fit.seconds,
-        "cost": fit.cost,
-        "problems": [str(problem) for problem in fit.problems()],
-    }
-
-
-def _table(planned: Sequence[Planned]) -> list[str]:
-    """A column per level."""
-    sides = [_column(one) for one in planned]
-    rows: list[Sequence[str]] = []
-    for cells in zip(*(side.items() for side in sides), strict=True):
-        lines = [value.split("\n") for _, value in cells]
-        for number in range(max(map(len, lines))):
-            name = cells[0][0] if number == 0 else ""
-            rows.append((name, *(line[number] if number < len(line) else "" for line in lines)))
-    return columns(rows)
-
-
-def _column(planned: Planned) -> dict[str, str]:
+def _column(planned: RunPlan, profile: str | None) -> dict[str, str]:
     spec, plan = planned.spec, planned.plan
     training, data = spec.training, spec.data
+    used = f", {plan.evaluated_examples:,} used" if plan.evaluated_examples < plan.eval.examples else ""
     return {
         "Level": spec.level.value,
-        "Model": spec.model.name,
+        "Settings": "\n".join(settings_files(spec, profile)),
+        **({"Varied": "\n".join(planned.varied)} if planned.varied else {}),
+        "Model": spec.model.name + (f"\nfrom the adapter of {spec.model.adapter}" if spec.model.adapter else ""),
         "Backend": spec.backend,
         "Data": f"{data.source}\nsplit by {data.split_by}" if data.source else f"{data.train}\n{data.eval}",
         "Training examples": f"{plan.train.examples:,}",
-        "Evaluation examples": f"{plan.eval.examples:,}" + _only(plan.evaluated_examples, plan.eval.examples),
+        "Evaluation examples": f"{plan.eval.examples:,}{used}",
         "Sentences seen in training": f"{planned.leakage.sentences_percent:.1f} % of evaluation's",
+        "Prompt": spec.model.prompt,
         "Longest example": f"{plan.longest_tokens} of {plan.max_length} tokens",
         "Truncated": f"{plan.train.truncated:,} training, {plan.eval.truncated:,} eval",
         "Batch": f"{training.batch_size} x {training.gradient_accumulation_steps} = {plan.effective_batch} examples",
-        "Steps": f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch)",
+        "Learning rate": f"{training.learning_rate:g}, {training.lr_scheduler}",
+        "LoRA": f"rank {spec.lora.rank}, alpha {spec.lora.alpha}, dropout {spec.lora.dropout:g}\n{_modules(spec)}",
+        "Steps": f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch)" + _may_end_early(training),
         "Warm-up": f"{plan.warmup_steps:,} steps",
         "Epochs": f"{plan.epochs:.4g}",
-        "Tokens an epoch": f"{plan.train.kept_tokens:,}",
+        "Tokens an epoch": f"{plan.train.kept_tokens:,}" + "\nloss on the responses" * (training.loss_on == "response"),
         "Tokens in all": f"{plan.total_tokens:,}",
-        "Evaluations": _evaluations(plan),
+        "Generated texts": _texts(plan.texts),
+        "Evaluations": _listed([f"step {one.step}, epoch {one.epoch:.2f}" for one in plan.evaluations]),
         "Checkpoints": _listed([f"step {step}" for step in plan.checkpoints]),
         **(_fit_rows(planned.fit) if planned.fit else {}),
     }
 
 
-def _fit_rows(fit: Fit) -> dict[str, str]:
-    from cefr_batch.fit import gigabytes
-    from cefr_batch.report.text import short_duration
+def _modules(spec: RunSpec) -> str:
+    return "\n".join(wrap(", ".join(spec.lora.target_modules), _WIDTH))
 
-    parts = (f"{size / 1e9:5.1f} {name}" for name, size in asdict(fit.training).items())
+
+def _texts(planned: PlannedTexts) -> str:
+    """How many texts the models will write, and in which ways the untrained one is asked."""
+    if not planned.texts:
+        return "none"
+    tokens = planned.texts * planned.max_new_tokens
+    missing = [f"no chat template for {', '.join(planned.missing)}"] if planned.missing else []
+    asked = f"untrained model: {', '.join(['as trained', *planned.baselines])}"
+    return "\n".join([f"{planned.texts:,}, at most {tokens:,} tokens", asked, *missing])
+
+
+def _may_end_early(training: TrainingSpec) -> str:
+    n = training.early_stopping
+    return f"\nor fewer: it stops after {n} evaluations without a lower loss" if n else ""
+
+
+def _fit_rows(fit: Fit) -> dict[str, str]:
+    parts = (f"{bytes_ / 1e9:5.1f} {name}" for name, bytes_ in asdict(fit.training).items())
     largest = fit.largest_batch
     rows = {
-        "GPU": f"{fit.gpu.name}, {gigabytes(fit.gpu.memory)}",
-        "Memory of training": "\n".join([f"about {gigabytes(fit.training.total)}:", *parts]),
-        "Memory of evaluation": f"about {gigabytes(fit.evaluation)}",
+        "GPU": f"{fit.gpu.name}, {size(fit.gpu.memory)}",
+        "Memory of training": "\n".join([f"about {fit.training.total / 1e9:.1f} GB:", *parts]),
+        "Memory of evaluation": f"about {size(fit.evaluation)}",
         "Largest batch that fits": f"{largest.rows} x {largest.accumulation}" if largest else "none",
         "Computation": f"{fit.flops:.2g} operations",
-        "Time of training": f"about {short_duration(fit.seconds)}",
+        "Time of training": _time(fit),
     }
-    return {**rows, "Cost of training": f"about {fit.cost:.2f}"} if fit.cost is not None else rows
+    if fit.cost is not None:
+        rows["Cost of training"] = f"about {fit.cost:.2f}, in the currency of the price"
+    return rows
 
 
-def _only(used: int, there: int) -> str:
-    return f", {used:,} used" if used < there else ""
-
-
-def _evaluations(plan: Plan) -> str:
-    return _listed([f"step {one.step}, epoch {one.epoch:.2f}" for one in plan.evaluations])
+def _time(fit: Fit) -> str:
+    """The expected time, what it assumes, and how far it may be off."""
+    fastest, slowest = map(duration, fit.seconds_range)
+    assumed = f"at {100 * fit.utilisation:.0f} % of the GPU's arithmetic"
+    return f"about {duration(fit.seconds)}\n{assumed};\nfrom {fastest}\nto {slowest}"
 
 
 def _listed(items: Sequence[str]) -> str:
-    """A line each: all, or the first and the last ones."""
-    if len(items) > _SHOWN:
-        left_out = len(items) - _SHOWN
-        items = [*items[: _SHOWN - 1], f"({left_out} more)", items[-1]]
+    """A line each: all, or the first ones and the last."""
+    if len(items) > _LISTED:
+        items = [*items[: _LISTED - 1], f"({len(items) - _LISTED} more)", items[-1]]
     return "\n".join(items)

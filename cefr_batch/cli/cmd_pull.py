@@ -1,4 +1,4 @@
-"""``cefr-batch pull``: complete runs, or parts of them, into a folder."""
+"""``cefr-batch pull``: runs, or parts of them, into a folder."""
 
 from __future__ import annotations
 
@@ -8,39 +8,25 @@ from pathlib import Path
 
 import click
 
-from cefr_batch import layout
-from cefr_batch.cli.options import chosen_complete_runs, runs_options, store_option
+from cefr_batch.cli.options import runs_options, session_option
 from cefr_batch.cli.progress import byte_progress
-from cefr_batch.errors import NotFound, UsageError
-from cefr_batch.report.text import size
-from cefr_batch.store import Store
-from cefr_batch.store.manifest import Manifest, local_path, read_manifest
-from cefr_batch.store.transfer import Item, download
+from cefr_batch.cli.show import size
+from cefr_batch.runner import Artifacts, Session
+from cefr_batch.runner.artifacts import PARTS, check_parts
 
-PULLED = "pulled"  # where runs go unless --to says otherwise
-
-# What --only may name -> the objects or folders of a run.
-PARTS = {
-    "adapter": (layout.ADAPTER,),
-    "merged": (layout.MERGED,),
-    "tensorboard": (layout.TENSORBOARD,),
-    "plots": (layout.PLOTS,),
-    "report": (layout.METRICS, layout.SPEC, layout.EVALUATION, layout.GENERATION),
-}
+PULLED = "pulled"  # where runs go unless --to is given
 
 
 def _parts(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> list[str]:
     named = [name.strip() for value in values for name in value.split(",")]
-    unknown = [name for name in named if name not in PARTS]
-    if unknown:
-        raise UsageError(f"--only: no part {', '.join(map(repr, unknown))}; valid: {', '.join(PARTS)}")
+    check_parts(named)
     return named
 
 
 @click.command()
 @runs_options
 @click.option(
-    "--only", metavar="PART,...", multiple=True, callback=_parts, help=f"Of each run only: {', '.join(PARTS)}."
+    "--only", metavar="PART,...", multiple=True, callback=_parts, help=f"Only these parts of a run: {', '.join(PARTS)}."
 )
 @click.option(
     "--to",
@@ -51,43 +37,23 @@ def _parts(_context: click.Context, _parameter: click.Parameter, values: Sequenc
     show_default=True,
     help="Each run gets a folder of its name here.",
 )
-@store_option
-def command(runs: Sequence[str], levels: Sequence[str], only: Sequence[str], folder: Path, store: Store) -> None:
+@session_option
+def command(runs: Sequence[str], levels: Sequence[str], only: Sequence[str], folder: Path, session: Session) -> None:
     """Fetch complete runs: those named, and each level's newest complete one.
 
-    Every file is checked against its SHA-256. After an interruption, repeat the command: it goes on where it stopped.
+    With --only also parts of a run that is not complete, as far as they are finished: the adapter of one that failed
+    after training. Every file is checked against its SHA-256. After an interruption, repeat the command: it continues
+    where it stopped.
     """
-    manifests = [read_manifest(store, run) for run in chosen_complete_runs(store, runs, levels)]
-    chosen = [(manifest, parts_of(manifest, only)) for manifest in manifests]
-    for manifest, items in chosen:
-        _pull(store, manifest, items, folder / manifest.run)
+    found = [session.artifacts(run, only, unfinished=True) for run in session.find(runs, levels, complete=True)]
+    for artifacts in found:
+        _pull(artifacts, folder / artifacts.run)
 
 
-def parts_of(manifest: Manifest, only: Sequence[str]) -> list[Item]:
-    """The objects of the parts named, of the whole run if there is none. Raises ``NotFound`` for a part that it lacks."""
-    items: list[Item] = []
-    for part in only:
-        wanted = [item for item in manifest.items if _belongs(manifest.name(item), part)]
-        if not wanted:
-            raise NotFound(f"{manifest.run} has no {part}")
-        items += wanted
-    return list(dict.fromkeys(items)) if only else list(manifest.items)
-
-
-def _belongs(name: str, part: str) -> bool:
-    return any(name == place or name.startswith(f"{place}/") for place in PARTS[part])
-
-
-def _pull(store: Store, manifest: Manifest, items: Sequence[Item], folder: Path) -> None:
+def _pull(artifacts: Artifacts, folder: Path) -> None:
     started = time.monotonic()
-    fetch(store, manifest, items, folder)
+    artifacts.fetch(folder, byte_progress)
     seconds = time.monotonic() - started
-    total = sum(item.size for item in items)
-    click.echo(f"{manifest.run}: {len(items)} files, {size(total)}, verified, in {folder} ({seconds:.1f} s)")
-
-
-def fetch(store: Store, manifest: Manifest, items: Sequence[Item], folder: Path) -> None:
-    """Write these objects of a run under ``folder``, verified; what is there and right stays. Shows progress."""
-    paths = {item: local_path(folder, manifest.name(item)) for item in items}
-    with byte_progress(manifest.run, sum(item.size for item in items)) as advance:
-        download(store, items, paths.__getitem__, advance)
+    beside = "" if artifacts.manifest else "; the run is not complete"
+    done = f"{len(artifacts.items)} files, {size(artifacts.size)}, verified, in {folder} ({seconds:.1f} s){beside}"
+    click.echo(f"{artifacts.run}: {done}")

@@ -1,4 +1,4 @@
-"""``cefr-batch render``: what submit would send, as text, for another hand to send."""
+"""``cefr-batch render``: what ``submit`` would send, as text for somebody else to send."""
 
 from __future__ import annotations
 
@@ -7,57 +7,56 @@ from typing import Any
 
 import click
 
-from cefr_batch.cli.cmd_submit import batch_of, claim_prepared
 from cefr_batch.cli.notice import notice_if_slow
-from cefr_batch.cli.options import cluster_option, spec_options, store_option
-from cefr_batch.errors import CefrBatchError
-from cefr_batch.launch import Launcher
-from cefr_batch.launch.submission import unclaim
-from cefr_batch.store import Store
+from cefr_batch.cli.options import cluster_option, cross_evaluate_option, session_option, spec_options
+from cefr_batch.errors import UsageError
+from cefr_batch.runner import Session
+from cefr_batch.schedulers import Scheduler
 
 
 @click.command()
 @spec_options
 @cluster_option
-@click.option("--force", is_flag=True, help="Render even what seems not to fit on the cluster's GPU.")
-@store_option
+@click.option("--claim", is_flag=True, help="Store settings and data now, under the next free names.")
+@click.option("--force", is_flag=True, help="With --claim: even what seems not to fit or not to run there.")
+@cross_evaluate_option
+@session_option
 def command(
     levels: Sequence[str],
     profile: str | None,
     overrides: Sequence[str],
-    launcher: Launcher[Any],
+    scheduler: Scheduler[Any],
+    claim: bool,
     force: bool,
-    store: Store,
+    cross_evaluate: bool,
+    session: Session,
 ) -> None:
-    """Print what starts a run for each level, and put into the store what the runs need.
+    """Print the manifests or scripts that start a run for each level.
 
     \b
         cefr-batch render --cluster k8s --level B1 > job.yaml
         kubectl apply -f job.yaml
 
-    The runs have their names, settings and data in the store from then on, and can be started at any time, from
-    anywhere. Neither the cluster nor its client is needed here. To look only: submit --dry-run.
+    Nothing is asked or stored: the same settings give the same text, and the jobs claim their runs when they start. With
+    --claim the runs have their names, settings and data in the store at once, and everything is checked that can be
+    without the cluster.
     """
-    from cefr_batch.launch.prepare import prepare
-
-    with notice_if_slow():
-        preparation = prepare(
-            levels,
-            profile=profile,
-            overrides=overrides,
-            launcher=launcher,
-            store=store,
-            dry_run=False,
-            force=force,
-            ask_launcher=False,
-        )
-    for warning in preparation.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    runs = claim_prepared(store, preparation.runs)
-    try:
-        text = launcher.describe(launcher.render(batch_of(store, launcher, runs, preparation.runs)))
-    except CefrBatchError:
-        unclaim(store, runs)
-        raise
-    click.echo(text, nl=not text.endswith("\n"))
-    click.echo(f"in {store.url}: {', '.join(runs)}; to be started by what was printed", err=True)
+    if claim:
+        with notice_if_slow():
+            preparation = session.prepare(
+                levels,
+                cluster=scheduler,
+                profile=profile,
+                overrides=overrides,
+                force=force,
+                ask_scheduler=False,
+                cross_evaluate=cross_evaluate,
+            )
+        request = session.render(preparation)
+    elif cross_evaluate:
+        raise UsageError("--cross-evaluate stores what the runs are to evaluate, which needs --claim")
+    else:
+        request = session.render_unclaimed(levels, cluster=scheduler, profile=profile, overrides=overrides)
+    click.echo(request.text, nl=not request.text.endswith("\n"))
+    done = f"stored in {session.store.url}" if claim else "nothing is stored yet; each job claims its run"
+    click.echo(f"{done}: {', '.join(request.runs)}; start them with the printed text", err=True)

@@ -3,49 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from pathlib import Path
 
 import click
 
-from cefr_batch.cli.options import chosen_runs, json_option, runs_options, store_option
-from cefr_batch.errors import NotFound, UsageError
-from cefr_batch.store import Store, open_store, store_folder
+from cefr_batch.cli.options import json_option, runs_options, session_option
+from cefr_batch.errors import StoreError, UsageError
+from cefr_batch.runner import Session
+from cefr_batch.runner.selection import check_run_name
+from cefr_batch.schedulers.base import QUEUED_SECONDS
 
-if TYPE_CHECKING:
-    from cefr_batch.report.collect import Report
-
-NAME = "report"  # of the files in --out's folder
 FORMATS = ("md", "html", "json", "csv")
+_SHOWN = 20  # of what a check found
 
 
 def _formats(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
     chosen = tuple(dict.fromkeys(part.strip().lower() for part in value.split(","))) if value else ()
     for unknown in set(chosen) - set(FORMATS):
-        raise UsageError(f"--format: {unknown!r} is not a format; valid, with commas between: {', '.join(FORMATS)}")
+        raise UsageError(f"--format: {unknown!r} is not a format; valid, separated by commas: {', '.join(FORMATS)}")
     return chosen
 
 
 @click.command("report", short_help="Compare the levels.")
 @runs_options
-@click.option("--run", "more", metavar="RUN", multiple=True, help="As RUN. May be repeated.")
-@store_option
+@click.option("--run", "more", metavar="RUN", multiple=True, help="The same as RUN. May be repeated.")
+@session_option
 @json_option
 @click.option(
     "--format",
     "formats",
     metavar="FORMATS",
     callback=_formats,
-    help="md, html, json, csv, or several with commas between. Default: md; with --out, all.",
+    help="md, html, json, csv, or several separated by commas. Default: md; with --out, all.",
 )
 @click.option(
-    "--lang", "language", type=click.Choice(("en", "tr")), default="en", show_default=True, help="Of md and html."
+    "--lang",
+    "language",
+    type=click.Choice(("en", "tr")),
+    default="en",
+    show_default=True,
+    help="Language of md and html.",
 )
 @click.option(
     "--out",
-    metavar="PLACE",
-    help="Write report.md, report.html … and the curves of all levels to this folder or s3:// address, instead of printing. "
-    "A file's name, as in b1.html, writes that one file.",
+    metavar="PATH",
+    help="Print a line for each level only, and write report.md, report.html … and the curves of all levels to this folder "
+    "or s3:// address. A file name, as in b1.html, writes that one file.",
 )
 @click.option(
     "--wait",
@@ -53,79 +56,104 @@ def _formats(_context: click.Context, _parameter: click.Parameter, value: str | 
     type=click.IntRange(min=0),
     default=0,
     metavar="SECONDS",
-    help="Wait until the runs named have ended, so long at most, as the store tells it.",
+    help="First wait until the runs named have ended, as the store alone tells it, but no longer than this after each has "
+    "started.",
+)
+@click.option(
+    "--queued",
+    "queued_seconds",
+    type=click.IntRange(min=0),
+    default=QUEUED_SECONDS,
+    metavar="SECONDS",
+    help="With --wait: how long for the first or the next one to start. Default: a week.",
+)
+@click.option(
+    "--check",
+    "checked",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Instead of a new report: are the objects that this report.json names still the same, and do its figures follow "
+    "from them?",
 )
 def command(
     runs: tuple[str, ...],
     more: tuple[str, ...],
     levels: tuple[str, ...],
-    store: Store,
+    session: Session,
     as_json: bool,
     formats: tuple[str, ...],
     language: str,
     out: str | None,
     wait_seconds: int,
+    queued_seconds: int,
+    checked: Path | None,
 ) -> None:
-    """What the runs brought, and the levels side by side.
+    """Compare the levels side by side.
 
     Each level is shown by its newest complete run and those that repeat it with other seeds, or by its state if none is
     complete. Without RUN and --level: every level that has a run.
     """
-    from cefr_batch.report.collect import collect
-    from cefr_batch.report.write import render
+    from cefr_batch.report.render import headlines
+    from cefr_batch.report.write import check_out, make_report, render, write_files
 
     named = (*runs, *more)
+    if checked:
+        if named or levels or formats or out or as_json or wait_seconds:
+            raise UsageError("--check takes the runs that the file names, and no other option than --store")
+        _check(session, checked)
+        return
     formats = tuple(dict.fromkeys((*formats, *(("json",) if as_json and not out else ()))))
     if not out and len(formats) > 1:
         raise UsageError(f"{len(formats)} formats cannot be printed at once; --out FOLDER writes them")
-    if wait_seconds:
-        _wait(store, named, wait_seconds)
-    report = collect(store, runs=chosen_runs(store, named, ()) if named else (), levels=levels)
-    if not any(entry.result for entry in report.entries):
-        raise NotFound(_nothing(report))
     if out:
-        _write(report, out, formats, language)
+        check_out(out, formats)
+    if wait_seconds:
+        named = _wait(session, named, wait_seconds, queued_seconds)
+    chosen = session.find(named) if named else []
+    report = make_report(session.store, runs=chosen, levels=levels)
+    if out:
+        files = write_files(report, out, formats, language)
+        if not as_json:
+            click.echo("\n".join(headlines(report, language)))
+        click.echo(f"wrote {', '.join(files)}", err=True)
     if as_json or not out:
         kind = "json" if as_json else (*formats, "md")[0]
         click.echo(render(report, kind, language), nl=False)
 
 
-def _wait(store: Store, runs: Sequence[str], seconds: int) -> None:
-    from cefr_batch.launch.ended import wait_until_ended
+def _check(session: Session, file: Path) -> None:
+    from cefr_batch.report.check import check_report
 
-    for run in wait_until_ended(store, chosen_runs(store, runs, ()), seconds):
-        click.echo(f"warning: after {seconds} s {run} has not ended; the report is without its result", err=True)
+    found = check_report(session.store, file)
+    if found.objects:
+        what = f"{file} cannot be recomputed, since the store does not have what it was made from"
+        _fail(f"{what}; restore these from a copy, or make the report again with --out:", found.objects)
+    if found.differences:
+        hint = (
+            f" (it was written by version {found.made_by}, which may compute otherwise)" if found.other_version else ""
+        )
+        what = f"{len(found.differences)} values of {file} do not follow from the store{hint}"
+        _fail(f"{what}; make the report again with --out if nobody meant to change them:", found.differences)
+    click.echo(
+        f"{file} agrees with {session.store.url}: {found.compared_objects} objects are those that it was made from, and its "
+        f"{found.compared_values} values follow from them"
+    )
 
 
-def _nothing(report: Report) -> str:
-    if not report.entries:
-        return f"there are no runs in {report.store}; `cefr-batch submit` starts some"
-    what = []
-    for entry in report.entries:
-        reason = f" ({entry.reason.splitlines()[0]})" if entry.reason else ""
-        what.append(f"{entry.newest or entry.level} is {entry.state}{reason}")
-    return f"no complete run to report in {report.store}: {'; '.join(what)}"
+def _fail(what: str, details: Sequence[object]) -> None:
+    more = [f"  and {len(details) - _SHOWN} more"] if len(details) > _SHOWN else []
+    raise StoreError("\n".join([what, *(f"  {detail}" for detail in details[:_SHOWN]), *more]))
 
 
-def _write(report: Report, out: str, formats: tuple[str, ...], language: str) -> None:
-    """A folder is a store like any other. Each file whole or not at all."""
-    from cefr_batch.report.write import pictures, render
-
-    address = urlsplit(out if "://" in out else quote(out))
-    folder, _, name = address.path.rpartition("/")
-    stem, dot, ending = unquote(name).rpartition(".")
-    named = bool(stem and dot) and ending in FORMATS
-    if named and formats not in ((), (ending,)):
-        raise UsageError(f"--out {out} names one file, --format {','.join(formats)} asks for others; name a folder")
-    place = address._replace(path=folder if named else address.path)
-    target = open_store(place.geturl() if place.scheme else unquote(place.path) or ".")
-    if named:
-        files = {f"{stem}.{ending}": render(report, ending, language)}
-    else:
-        drawn = pictures(report)
-        files = {f"{NAME}.{kind}": render(report, kind, language, pictures=bool(drawn)) for kind in formats or FORMATS}
-        files |= drawn
-    for file, data in files.items():
-        target.put(file, data)
-    local = store_folder(target.url)
-    click.echo(f"wrote {', '.join(str(local / file) if local else target.locate(file) for file in files)}", err=True)
+def _wait(session: Session, runs: Sequence[str], seconds: int, queued: int) -> tuple[str, ...]:
+    """The runs that there are by then: one whose job claims it itself exists from its start on."""
+    if not runs:
+        raise UsageError("--wait needs the names of the runs to wait for")
+    for run in set(runs) - set(session.runs()):
+        check_run_name(run)
+        click.echo(f"waiting for {run}, which is not in {session.store.url} yet", err=True)
+    for run in session.wait_by_store(runs, seconds, queued_seconds=queued):
+        when = f"{seconds} s after its start, or {queued} s without one"
+        click.echo(f"warning: {run} has not ended ({when}); the report does not have its result", err=True)
+    known = set(session.runs())
+    return tuple(run for run in runs if run in known) or tuple(runs)

@@ -1,4 +1,4 @@
-"""A word to the user while something takes long."""
+"""A message to the user while something takes long."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from threading import Timer
 
 import click
 
-_SECONDS = 3.0
-_TEXT = "Still working: a model's tokenizer may have to be downloaded, or a GGUF file converted, once; or the place is slow."
+SLOW_SECONDS = 3.0
+_TEXT = (
+    "Still working: a tokenizer may have to be downloaded or a GGUF file converted (once), or the cluster or the "
+    "store is slow."
+)
 
 
 @contextmanager
-def notice_if_slow() -> Iterator[None]:
-    """Says so on standard error when getting a model takes more than a few seconds."""
-    timer = Timer(_SECONDS, click.echo, [_TEXT], {"err": True})
+def notice_if_slow(after_seconds: float | None = None) -> Iterator[None]:
+    """Say on standard error that work goes on, if what runs within this takes longer (default: 3)."""
+    timer = Timer(SLOW_SECONDS if after_seconds is None else after_seconds, click.echo, [_TEXT], {"err": True})
     timer.start()
     try:
         yield

@@ -1,105 +1,125 @@
-"""What follows a start: the next commands, or the wait until all runs are finished.
+"""What follows a start: the next commands, or waiting until all runs have ended.
 
 Waiting shows a live table on a terminal, and a line per change elsewhere.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from cefr_batch.cli.options import command_line, echo_json
-from cefr_batch.cli.show import as_dicts, progress_line, progress_table
+from cefr_batch.cli.show import as_dicts, console, progress_line, progress_table, show
 from cefr_batch.errors import JobFailed
-from cefr_batch.launch.base import State
-from cefr_batch.launch.state import RunState, run_states
-from cefr_batch.store import Store
+from cefr_batch.runner import RunState, Session, State
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-POLL_SECONDS = 1.0
 _STEP_LINE_SECONDS = 10.0  # between two lines that differ only in the step
 
 
-def after_start(store: Store, runs: Sequence[str], *, wait: bool, as_json: bool = False) -> None:
-    """Say how to follow runs that were just started, or wait: then ``JobFailed`` unless all of them succeed."""
-    states = wait_for(store, runs, to_stderr=as_json) if wait else []
+def after_start(
+    session: Session, runs: Sequence[str], *, wait: bool, as_json: bool = False, evaluations: bool = False
+) -> None:
+    """Print how to follow runs that were just started, or wait for them and, with ``evaluations``, for what their jobs
+    evaluate then: ``JobFailed`` unless all succeed."""
+    states = wait_for(session, runs, to_stderr=as_json) if wait else []
+    complete = [state.run for state in states if state.state is State.SUCCEEDED] if evaluations else []
+    evaluated = wait_for(session, complete, to_stderr=as_json, evaluations=True) if complete else []
     if as_json:
-        echo_json({"store": store.url, "runs": as_dicts(states or run_states(store, runs))})
+        echo_json({"store": session.store.url, "runs": as_dicts(states or session.status(runs))})
     elif not wait:
-        click.echo("\nThey go on when this terminal is closed. Next:")
-        for words in (("status", "--watch"), *(("logs", "-f", run) for run in runs), ("report",)):
-            click.echo(f"  {command_line(*words)}")
+        logs = [("logs", "-f", run) for run in runs]
+        say_next("\nThe runs continue when this terminal is closed. Next:", ("status", "--watch"), *logs, ("report",))
     if wait:
         require_success(states)
+        require_evaluated(evaluated)
         click.echo(f"All succeeded. Compare them: {command_line('report', *runs)}", err=as_json)
 
 
-def wait_for(store: Store, runs: Sequence[str], *, to_stderr: bool = False) -> list[RunState]:
-    """Show progress until every run is finished. Ctrl-C leaves with exit code 130, and the jobs go on."""
-    try:
-        return watch(store, runs, to_stderr=to_stderr)
-    except KeyboardInterrupt:
-        click.echo("\nNo longer waiting; the jobs go on.", err=True)
-        click.echo(f"  follow them:  {command_line('status', *runs, '--watch')}", err=True)
-        click.echo(f"  stop them:    {command_line('cancel', *runs)}", err=True)
-        click.get_current_context().exit(130)
+def say_next(heading: str, *commands: Sequence[str]) -> None:
+    """Print commands to go on with, as they can be pasted."""
+    click.echo("\n".join([heading, *(f"  {command_line(*words)}" for words in commands)]))
 
 
 def require_success(states: Sequence[RunState]) -> None:
     """Raise ``JobFailed`` with the reason of every run that did not succeed, and where to look."""
-    failed = [state for state in states if state.state is not State.SUCCEEDED]
+    failed = _failed(states)
+    logs = [("logs", state.run) for state in failed if state.attempt]
+    _require(failed, f"{len(failed)} of {len(states)} runs did not succeed:", logs)
+
+
+def require_evaluated(states: Sequence[RunState]) -> None:
+    """Raise ``JobFailed`` with the reason of every run whose evaluations did not all succeed, and where to look."""
+    failed = _failed(states)
+    logs = [("logs", state.run, "--evaluation") for state in failed]
+    _require(failed, f"the evaluations of {len(failed)} of {len(states)} runs did not succeed:", logs)
+
+
+def exit_unless_successful(states: Sequence[RunState]) -> None:
+    """Exit with 1 if a run that was waited for ended otherwise; what is known of it has been shown. One that was never
+    started has not ended."""
+    if any(state.state.finished for state in _failed(states)):
+        click.get_current_context().exit(1)
+
+
+def _failed(states: Sequence[RunState]) -> list[RunState]:
+    return [state for state in states if state.state is not State.SUCCEEDED]
+
+
+def _require(failed: Sequence[RunState], heading: str, logs: Sequence[Sequence[str]]) -> None:
     if failed:
         reasons = [f"  {state.run}: {state.state}: {state.reason}" for state in failed]
-        logs = [f"  {command_line('logs', state.run)}" for state in failed if state.attempt]
-        heading = f"{len(failed)} of {len(states)} runs did not succeed:"
-        raise JobFailed("\n".join([heading, *reasons, *(["Their logs:", *logs] if logs else [])]))
+        where = ["Their logs:", *(f"  {command_line(*words)}" for words in logs)] if logs else []
+        raise JobFailed("\n".join([heading, *reasons, *where]))
 
 
-def watch(store: Store, runs: Sequence[str], *, to_stderr: bool = False) -> list[RunState]:
-    """Show progress until every run is finished, and return how they ended."""
-    from rich.console import Console
+def wait_for(
+    session: Session, runs: Sequence[str], *, to_stderr: bool = False, evaluations: bool = False
+) -> list[RunState]:
+    """Show progress until every run has ended, or the ``evaluations`` of every run have, and return how. Raises
+    ``WaitTimeout`` if a state stays unknown.
 
-    console = Console(stderr=to_stderr, highlight=False, markup=False)
-    return _live(console, store, runs) if console.is_terminal else _lines(store, runs, to_stderr)
+    Ctrl-C leaves with exit code 130, and the jobs continue.
+    """
+    screen = console(to_stderr=to_stderr)
+    watched = session.watch_evaluations(runs) if evaluations else session.watch(runs)
+    try:
+        return _live(watched, screen) if screen.is_terminal else _lines(session, watched, to_stderr)
+    except KeyboardInterrupt:
+        click.echo("\nNo longer waiting; the jobs continue.", err=True)
+        again = ("evaluate", *runs) if evaluations else ("status", *runs, "--watch")
+        click.echo(f"  follow them:  {command_line(*again)}", err=True)
+        click.echo(f"  stop them:    {command_line('cancel', *runs)}", err=True)
+        click.get_current_context().exit(130)
 
 
-def _poll(store: Store, runs: Sequence[str]) -> Iterator[list[RunState]]:
-    """The runs' states every second, until none will change."""
-    while True:
-        states = run_states(store, runs)
-        yield states
-        if all(state.settled for state in states):
-            return
-        time.sleep(POLL_SECONDS)
-
-
-def _live(console: Console, store: Store, runs: Sequence[str]) -> list[RunState]:
+def _live(watched: Iterator[list[RunState]], screen: Console) -> list[RunState]:
+    from rich.console import Group
     from rich.live import Live
-    from rich.text import Text
 
     states: list[RunState] = []
-    with Live(console=console, auto_refresh=False) as live:
-        for states in _poll(store, runs):
-            live.update(Text("\n".join(progress_table(states)), no_wrap=True, overflow="ellipsis"), refresh=True)
+    with Live(console=screen, auto_refresh=False, transient=True) as live:
+        for states in watched:
+            live.update(Group(*progress_table(states, screen)), refresh=True)
+    screen.print(*progress_table(states, screen), sep="\n")  # whole: a live display is cut at the screen's height
     return states
 
 
-def _lines(store: Store, runs: Sequence[str], to_stderr: bool) -> list[RunState]:
+def _lines(session: Session, watched: Iterator[list[RunState]], to_stderr: bool) -> list[RunState]:
     shown: dict[str, tuple[RunState, float]] = {}
     states: list[RunState] = []
-    for states in _poll(store, runs):
-        now = time.monotonic()
+    for states in watched:
+        now = session.clock.monotonic()
         for state in states:
             old, since = shown.get(state.run, (None, now))
             if old is None or _is_news(old, state, now - since):
                 click.echo(progress_line(state), err=to_stderr)
                 shown[state.run] = (state, now)
-    click.echo("\n".join(progress_table(states)), err=to_stderr)
+    show(*progress_table(states), to_stderr=to_stderr)
     return states
 
 

@@ -1,91 +1,52 @@
-"""Sentence pairs → list-format examples for training and evaluation. The same seed gives the same bytes anywhere."""
+"""Sentence pairs → list-format examples for training and evaluation. A seed gives the same bytes on every machine."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from cefr_batch.data.examples import Example, escaped, list_format_item, list_format_joined
+from cefr_batch.data.examples import Example
+from cefr_batch.data.near_duplicates import groups
 from cefr_batch.data.pairs import Pair, distinct
-from cefr_batch.data.places import FirstPlaces
 from cefr_batch.errors import DataError, Problem
 
 if TYPE_CHECKING:
-    from cefr_batch.levels import DataSpec, Level
+    from cefr_batch.config.schema import DataSpec, Level
 
-_TRIES = 200  # draws in a row that repeat an earlier example before we say that there are no more
+_MAX_REPEATS = 200  # samples in a row that were drawn before, until we say that there are no more
 
 T = TypeVar("T")
 Pool = dict[str, list[Pair]]  # a case-folded word → its pairs
-Hand = tuple[int, ...]  # the places of an example's pairs in the list that is dealt
-Side = Literal["train", "eval"]
+Sample = tuple[Pair, ...]  # the pairs of one example, each of another word
 
 
-def build_examples(pairs: Iterable[Pair], spec: DataSpec, level: Level) -> tuple[list[Example], list[Example]]:
-    """Training and evaluation examples, ``spec.examples`` in all; see ``deal``."""
-    pairs = distinct(pairs)
-    sides = {
-        side: [example_of([pairs[place] for place in hand], level) for hand in hands]
-        for side, hands in deal(pairs, spec)
-    }
-    return sides["train"], sides["eval"]
-
-
-def deal(pairs: Sequence[Pair], spec: DataSpec) -> Iterator[tuple[Side, Iterator[Hand]]]:
-    """The pairs of each example, ``spec.examples`` on both sides: use up a side before you ask for the next.
+def build_examples(
+    pairs: Iterable[Pair], spec: DataSpec, level: Level, *, within_training: bool = False
+) -> tuple[list[Example], list[Example]]:
+    """Training and evaluation examples, ``spec.examples`` in all.
 
     Words and sentences are used evenly: none comes again before all others had their turn. With ``split_by`` sentence
-    no evaluation sentence, with ``word`` no evaluation word or sentence, is on the training side; ``example`` splits
-    the examples after they are drawn, which shares nearly all. Raises ``DataError`` where the pairs do not suffice.
+    no evaluation sentence, with ``similar_sentence`` none that is near one (``near_duplicates``) either, with ``word`` no
+    evaluation word or sentence, is on the training side; ``example`` splits the examples after they are drawn, which shares
+    nearly all. ``within_training``: the training side split once more in the same way, instead of both sides. Raises
+    ``DataError`` where the pairs do not suffice.
     """
-    rng = random.Random(spec.seed)  # noqa: S311 (no secret)
-    places: dict[Pair, int] = {}
-    for place, pair in enumerate(pairs):
-        places.setdefault(pair, place)
-    dealer = _Dealer(places, spec, rng)
-    pool = _pool(places)
-    if len(pool) < spec.words_per_example:
-        what = f"the pairs have {len(pool)} different words, but an example needs {spec.words_per_example}"
-        raise DataError([Problem(f"data.source {spec.source}", f"{what} (data.words_per_example)")])
-    evals = min(max(round(spec.examples * spec.eval_fraction), 1), spec.examples - 1)
-    if spec.split_by == "example":
-        hands = dealer.hands(pool, spec.examples)
-        yield "eval", islice(hands, evals)
-        yield "train", hands
-        return
-    split = _split_words if spec.split_by == "word" else _split_sentences
-    train, held_out = split(pool, spec, rng)
-    _require_words(pool, train, held_out, spec)
-    yield "train", dealer.hands(train, spec.examples - evals, " for training")
-    yield "eval", dealer.hands(held_out, evals, " for evaluation")
+    pool = _pool(distinct(pairs))
+    train, evaluation = _samples_within_training(pool, spec) if within_training else _samples(pool, spec)
+    return [example_of(sample, level) for sample in train], [example_of(sample, level) for sample in evaluation]
 
 
 def example_of(pairs: Sequence[Pair], level: Level) -> Example:
     """The words to write sentences with, and the pairs' sentences as the answer."""
-    output = "\n".join(f"{number}. {pair.sentence}" for number, pair in enumerate(pairs, 1))
+    output = "\n".join([f"{number}. {pair.sentence}" for number, pair in enumerate(pairs, 1)])
     return Example(instruction_for([pair.word for pair in pairs], level), "", output)
 
 
-class Writer:
-    """Writes examples of ``size`` pairs in list format, much faster than one by one: each pair is escaped only once."""
-
-    def __init__(self, pairs: Sequence[Pair], size: int, level: Level) -> None:
-        self._words = [escaped(pair.word) for pair in pairs]
-        self._sentences = [escaped(pair.sentence) for pair in pairs]
-        self._form = list_format_item(example_of([Pair("%s", "%s")] * size, level))
-
-    def parts(self, hands: Iterable[Hand]) -> Iterator[str]:
-        """``list_format_parts`` of the examples made of these hands."""
-        form, words, sentences = self._form, self._words, self._sentences
-        texts = ((*[words[place] for place in hand], *[sentences[place] for place in hand]) for hand in hands)
-        return list_format_joined(form % of_hand for of_hand in texts)
-
-
 def instruction_for(words: Sequence[str], level: Level) -> str:
-    listed = "\n".join(f"{number}. {word}" for number, word in enumerate(words, 1))
+    """The request for one sentence with each of these words, as the models are trained to answer it."""
+    listed = "\n".join([f"{number}. {word}" for number, word in enumerate(words, 1)])
     return (
         f"Generate {level}-level English sentences for these {len(words)} words:\n{listed}\n\n"
         f"Provide numbered sentences (1-{len(words)}), using each word naturally and appropriately for {level} level."
@@ -99,6 +60,101 @@ def _pool(pairs: Iterable[Pair]) -> Pool:
     return pool
 
 
+def _samples(pool: Pool, spec: DataSpec) -> tuple[list[Sample], list[Sample]]:
+    """The samples of both sides: training, evaluation."""
+    if len(pool) < spec.words_per_example:
+        what = f"the pairs have {len(pool)} different words, but an example needs {spec.words_per_example}"
+        raise DataError([Problem(f"data.source {spec.source}", f"{what} (data.words_per_example)")])
+    rng = random.Random(spec.seed)  # noqa: S311 (no secret)
+    evals = held_out_of(spec.examples, spec)
+    if spec.split_by == "example":
+        samples = _draw(pool, spec.examples, spec, rng)
+        return samples[evals:], samples[:evals]
+    train, held_out = _split(pool, spec, rng)
+    _require_words(pool, train, held_out, spec)
+    return (
+        _draw(train, spec.examples - evals, spec, rng, " for training"),
+        _draw(held_out, evals, spec, rng, " for evaluation"),
+    )
+
+
+def held_out_of(examples: int, spec: DataSpec) -> int:
+    """How many of so many examples are not trained on: at least one, and never all."""
+    return min(_share(examples, spec), examples - 1)
+
+
+def _samples_within_training(pool: Pool, spec: DataSpec) -> tuple[list[Sample], list[Sample]]:
+    """As ``_samples``, of what that leaves for training."""
+    left = spec.examples - held_out_of(spec.examples, spec)
+    if left < 2:
+        what = f"{spec.examples} examples leave {left} for training, of which no validation part can be split"
+        raise DataError([Problem(f"data.source {spec.source}", f"{what}; raise data.examples")])
+    if spec.split_by == "example":
+        samples, _ = _samples(pool, spec)
+        held_out = held_out_of(left, spec)
+        return samples[held_out:], samples[:held_out]
+    train, _ = _split(pool, spec, random.Random(spec.seed))  # noqa: S311 (no secret)
+    return _samples(train, spec.model_copy(update={"examples": left}))
+
+
+def _draw(pool: Pool, number: int, spec: DataSpec, rng: random.Random, side: str = "") -> list[Sample]:
+    """So many different samples of a pool."""
+    words = _WordSampler(pool, rng)
+    pairs = {word: _endless(of_word, rng) for word, of_word in pool.items()}
+    samples: dict[Sample, None] = {}
+    repeats = 0
+    while len(samples) < number:
+        sample = tuple([next(pairs[word]) for word in words.draw(spec.words_per_example)])
+        repeats = repeats + 1 if sample in samples else 0
+        samples[sample] = None
+        if repeats > _MAX_REPEATS:
+            what = _too_few(pool, len(samples), number, spec, side)
+            raise DataError([Problem(f"data.source {spec.source}", what)])
+    return list(samples)
+
+
+def _too_few(pool: Pool, found: int, number: int, spec: DataSpec, side: str) -> str:
+    sentences = sum(len(pairs) for pairs in pool.values())
+    return (
+        f"{len(pool)} words with {sentences} sentences{side} give only about {found} different examples of "
+        f"{spec.words_per_example} words, but {number} are asked for; lower data.examples or add sentences"
+    )
+
+
+class _WordSampler:
+    """Draws words in random order, several different ones at a time; none again before all others had their turn."""
+
+    def __init__(self, words: Iterable[str], rng: random.Random) -> None:
+        self._words = _endless(words, rng)
+        self._postponed: list[str] = []
+
+    def draw(self, number: int) -> list[str]:
+        drawn: list[str] = []
+        repeated: list[str] = []  # a new round began within this draw: they come first in the next one
+        while len(drawn) < number:
+            word = self._postponed.pop() if self._postponed else next(self._words)
+            (repeated if word in drawn else drawn).append(word)
+        self._postponed += reversed(repeated)
+        return drawn
+
+
+def _endless(items: Iterable[T], rng: random.Random) -> Iterator[T]:
+    """Rounds of all items, each round in a new random order."""
+    while True:
+        yield from reversed(_shuffled(items, rng))
+
+
+def _shuffled(items: Iterable[T], rng: random.Random) -> list[T]:
+    mixed = list(items)
+    rng.shuffle(mixed)
+    return mixed
+
+
+def _split(pool: Pool, spec: DataSpec, rng: random.Random) -> tuple[Pool, Pool]:
+    """The pools of training and evaluation, which share nothing that ``split_by`` names."""
+    return (_split_words if spec.split_by == "word" else _split_sentences)(pool, spec, rng)
+
+
 def _split_words(pool: Pool, spec: DataSpec, rng: random.Random) -> tuple[Pool, Pool]:
     held_out = set(_shuffled(pool, rng)[: _share(len(pool), spec)])
     evaluation = {word: pairs for word, pairs in pool.items() if word in held_out}
@@ -108,43 +164,52 @@ def _split_words(pool: Pool, spec: DataSpec, rng: random.Random) -> tuple[Pool, 
 
 
 def _split_sentences(pool: Pool, spec: DataSpec, rng: random.Random) -> tuple[Pool, Pool]:
-    owners: dict[str, set[str]] = {}
+    """Sentences of one unit stay together; with ``split_by`` sentence each is a unit of its own."""
+    unit_of = _units(pool, spec)
+    words_of: dict[str, set[str]] = {}
     for word, pairs in pool.items():
         for pair in pairs:
-            owners.setdefault(pair.sentence, set()).add(word)
-    held_out = _held_out_sentences(owners, _share(len(owners), spec), rng)
-    return _without(pool, held_out), _without(pool, owners.keys() - held_out)
+            words_of.setdefault(unit_of[pair.sentence], set()).add(word)
+    units = _held_out_units(words_of, _share(len(words_of), spec), rng)
+    held_out = {sentence for sentence, unit in unit_of.items() if unit in units}
+    return _without(pool, held_out), _without(pool, unit_of.keys() - held_out)
 
 
-def _held_out_sentences(owners: dict[str, set[str]], number: int, rng: random.Random) -> set[str]:
-    """In rounds, one sentence of each word; a word's last one only when no word has more than one left."""
+def _units(pool: Pool, spec: DataSpec) -> dict[str, str]:
+    """Each sentence → the one that stands for its unit."""
+    sentences = [pair.sentence for pairs in pool.values() for pair in pairs]
+    return groups(sentences) if spec.split_by == "similar_sentence" else {sentence: sentence for sentence in sentences}
+
+
+def _held_out_units(words_of: dict[str, set[str]], number: int, rng: random.Random) -> set[str]:
+    """In rounds, one unit of each word; a word's last one only when no word has more than one left."""
     left: dict[str, list[str]] = {}
-    for sentence in _shuffled(owners, rng):
-        for word in sorted(owners[sentence]):
+    for sentence in _shuffled(words_of, rng):
+        for word in sorted(words_of[sentence]):
             left.setdefault(word, []).append(sentence)
     held_out: set[str] = set()
     for keep in (1, 0):
         while len(held_out) < number:
-            taken = _round(left, owners, keep, number - len(held_out), rng)
+            taken = _hold_out_round(left, words_of, keep, number - len(held_out), rng)
             if not taken:
                 break
             held_out |= taken
     return held_out
 
 
-def _round(
-    left: dict[str, list[str]], owners: dict[str, set[str]], keep: int, most: int, rng: random.Random
+def _hold_out_round(
+    left: dict[str, list[str]], words_of: dict[str, set[str]], keep: int, most: int, rng: random.Random
 ) -> set[str]:
-    """Take one sentence from each word that keeps ``keep`` others, as do all words that share it."""
+    """Take one unit from each word that keeps ``keep`` others, as do all words that share it."""
     taken: set[str] = set()
     for word in _shuffled(left, rng):
         if len(taken) == most:
             break
-        free = [one for one in left[word] if all(len(left[owner]) > keep for owner in owners[one])]
+        free = [one for one in left[word] if all(len(left[other]) > keep for other in words_of[one])]
         for sentence in free[:1]:
             taken.add(sentence)
-            for owner in owners[sentence]:
-                left[owner].remove(sentence)
+            for other in words_of[sentence]:
+                left[other].remove(sentence)
     return taken
 
 
@@ -157,25 +222,13 @@ def _without(pool: Pool, sentences: Collection[str]) -> Pool:
     return {word: pairs for word, pairs in left.items() if pairs}
 
 
-def _shuffled(items: Iterable[T], rng: random.Random) -> list[T]:
-    """What ``rng.shuffle`` makes of them, in half the time: most of a build is this."""
-    mixed = list(items)
-    random_bits = rng.getrandbits
-    for last in range(len(mixed) - 1, 0, -1):
-        bits = (last + 1).bit_length()
-        at = random_bits(bits)
-        while at > last:
-            at = random_bits(bits)
-        mixed[last], mixed[at] = mixed[at], mixed[last]
-    return mixed
-
-
 def _require_words(pool: Pool, train: Pool, held_out: Pool, spec: DataSpec) -> None:
     need = spec.words_per_example
     short = [(side, len(words)) for side, words in (("training", train), ("evaluation", held_out)) if len(words) < need]
     if not short:
         return
-    pieces = len(pool) if spec.split_by == "word" else len({p.sentence for pairs in pool.values() for p in pairs})
+    pieces = len(pool) if spec.split_by == "word" else len(set(_units(pool, spec).values()))
+    of_what = {"word": "words", "sentence": "sentences"}.get(spec.split_by, "groups of similar sentences")
     ways = [f"lower data.words_per_example (to {max(min(n for _, n in short), 1)})"]
     fraction = math.ceil(100 * need / pieces) / 100
     if all(side == "evaluation" for side, _ in short) and fraction <= 0.5:
@@ -183,68 +236,7 @@ def _require_words(pool: Pool, train: Pool, held_out: Pool, spec: DataSpec) -> N
     ways += ["add words and sentences", "set data.split_by: example"]
     counts = " and ".join(f"{number} different words for {side}" for side, number in short)
     what = (
-        f"holding out {spec.eval_fraction:.0%} of {pieces} {spec.split_by}s leaves {counts}, but an example needs "
+        f"holding out {spec.eval_fraction:.0%} of {pieces} {of_what} leaves {counts}, but an example needs "
         f"{need}; {', '.join(ways[:-1])} or {ways[-1]}"
     )
     raise DataError([Problem(f"data.source {spec.source}", what)])
-
-
-def _endless(cards: Sequence[T], rng: random.Random) -> Iterator[T]:
-    """Cards in random order; none comes again before all others had their turn."""
-    while True:
-        yield from reversed(_shuffled(cards, rng))
-
-
-class _Deck(Generic[T]):
-    """The same, several at a time."""
-
-    def __init__(self, cards: Sequence[T], rng: random.Random) -> None:
-        self._cards = cards
-        self._left: list[T] = []
-        self._rng = rng
-
-    def hand(self, number: int) -> list[T]:
-        """So many different cards. What came twice, since the deck was mixed anew, is drawn next time."""
-        if number <= len(self._left):  # no card is twice among those left
-            dealt = self._left[-number:]
-            del self._left[-number:]
-            return dealt[::-1]
-        hand: list[T] = []
-        again: list[T] = []
-        while len(hand) < number:
-            self._left = self._left or _shuffled(self._cards, self._rng)
-            card = self._left.pop()
-            (again if card in hand else hand).append(card)
-        self._left += reversed(again)
-        return hand
-
-
-class _Dealer:
-    """Deals examples' pairs from a pool."""
-
-    def __init__(self, places: Mapping[Pair, int], spec: DataSpec, rng: random.Random) -> None:
-        self._places, self._spec, self._rng = places, spec, rng
-
-    def hands(self, pool: Pool, number: int, side: str = "") -> Iterator[Hand]:
-        """So many different hands."""
-        places = [[self._places[pair] for pair in of_word] for of_word in pool.values()]
-        words = _Deck([_endless(of_word, self._rng) for of_word in places], self._rng)
-        first = FirstPlaces()
-        found = tries = 0
-        while found < number:
-            hand = tuple(map(next, words.hand(self._spec.words_per_example)))
-            # 64 bits, the same in any process since these are integers
-            new = first.setdefault(hash(hand), found) == found
-            tries = 0 if new else tries + 1
-            if tries > _TRIES:
-                raise DataError([Problem(f"data.source {self._spec.source}", self._too_few(pool, found, number, side))])
-            if new:
-                found += 1
-                yield hand
-
-    def _too_few(self, pool: Pool, found: int, number: int, side: str) -> str:
-        sentences = sum(len(pairs) for pairs in pool.values())
-        return (
-            f"{len(pool)} words with {sentences} sentences{side} give only about {found} different examples of "
-            f"{self._spec.words_per_example} words, but {number} are asked for; lower data.examples or add sentences"
-        )

@@ -1,27 +1,24 @@
-"""Training examples in list format: ``[{"instruction", "input", "output"}, …]``, and the Alpaca prompt made of them."""
+"""Training examples in list format: ``[{"instruction", "input", "output"}, …]``."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cefr_batch.data.inflection import uses_word
-from cefr_batch.data.pairs import PAIRS_ONLY, Pair, is_pair
-from cefr_batch.data.places import FirstPlaces
-from cefr_batch.data.reading import Findings, at_index, file_error, json_items, kind, read_text, unusable_character
-from cefr_batch.errors import DataError, Problem
+from cefr_batch.data.io import DataFile, kind, read_data_file, unusable_character
+from cefr_batch.data.pairs import CONVERSATIONS, Pair, record_kind
 
-_NUMBERED = re.compile(r"(\d{1,9})[.)](?:\s+(.*))?$")  # of a stripped line
-# The same of each line of a text, blanks around it left out: faster than line by line.
-_NUMBERED_LINES = re.compile(r"^[^\S\n]*(\d{1,9})[.)](?:[^\S\n]+(.*))?[^\S\n]*$", re.MULTILINE)
+# A line such as "3. A sentence." or "3) A sentence."
+_NUMBERED_LINE = re.compile(r"^[^\S\n]*(\d{1,9})[.)](?!\S)(.*)$", re.MULTILINE)
+Line = tuple[int, str]  # a numbered line: its number and its text
 _KEYS = ("instruction", "input", "output")
-_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,50 +30,22 @@ class Example:
     output: str
 
 
-def prompt_of(example: Example) -> str:
-    """The Alpaca prompt up to and including ``### Response:`` and its newline."""
-    given = f"### Input:\n{example.input}\n\n" if example.input.strip() else ""
-    return f"### Instruction:\n{example.instruction}\n\n{given}### Response:\n"
-
-
-def text_of(example: Example, eos: str) -> str:
-    """What the model is trained on: the prompt, the output and the end-of-text token's text."""
-    return f"{prompt_of(example)}{example.output}{eos}"
-
-
 def list_format(examples: Iterable[Example]) -> bytes:
-    """The bytes that stand for these examples, as ``to_json`` would write them but faster and in less memory.
-
-    Datasets are named by their hash: this form never changes.
-    """
-    return "".join(list_format_parts(examples)).encode()
+    """The bytes that stand for these examples. Datasets are named by their hash: this form never changes."""
+    items = [{"instruction": e.instruction, "input": e.input, "output": e.output} for e in examples]
+    return (json.dumps(items, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def list_format_parts(examples: Iterable[Example]) -> Iterator[str]:
-    """The same as text, piece by piece, for a file that need not be whole in memory."""
-    return list_format_joined(list_format_item(example) for example in examples)
-
-
-def list_format_joined(items: Iterable[str]) -> Iterator[str]:
-    """The list of these ``list_format_item``s."""
-    before = "[\n"
-    for item in items:
-        yield before + item
-        before = ",\n"
-    yield f"{before}\n]\n" if before == "[\n" else "\n]\n"
-
-
-def list_format_item(example: Example) -> str:
-    lines = ",\n".join(f'    "{key}": "{escaped(getattr(example, key))}"' for key in _KEYS)
-    return f"  {{\n{lines}\n  }}"
-
-
-def escaped(text: str) -> str:
-    """A text as it stands in JSON, without the quotes."""
-    return _to_json(text)[1:-1]
+def from_list_format(data: bytes) -> tuple[Example, ...]:
+    """The examples that ``list_format`` wrote. Raises ``ValueError`` for anything else."""
+    try:
+        return tuple(Example(**{key: str(item[key]) for key in _KEYS}) for item in json.loads(data))
+    except (TypeError, KeyError) as exc:
+        raise ValueError("these bytes are not examples in list format") from exc
 
 
 def sha256_of(data: bytes) -> str:
+    """The hex SHA-256."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -92,14 +61,15 @@ def sentences_in(example: Example) -> list[str]:
 
 def sentence_spans(example: Example) -> list[tuple[int, int]]:
     """Where each of ``sentences_in`` stands in the output: its first character, and the one after its last."""
-    spans = []
-    start = 0
-    for line in example.output.split("\n"):
-        if match := _NUMBERED.match(line.strip()):
-            end = start + len(line.rstrip())
-            spans.append((end - len(match[2] or ""), end))
-        start += len(line) + 1
-    return spans or [(len(example.output) - len(example.output.lstrip()), len(example.output.rstrip()))]
+    output = example.output
+    lines = [match.span(2) for match in _NUMBERED_LINE.finditer(output)] or [(0, len(output))]
+    return [_stripped(output, start, end) for start, end in lines]
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
+    """This part of a text without the white space at its ends."""
+    last = start + len(text[start:end].rstrip())
+    return last - len(text[start:last].lstrip()), last
 
 
 def pairs_in(example: Example) -> list[Pair]:
@@ -109,66 +79,56 @@ def pairs_in(example: Example) -> list[Pair]:
     return [Pair(" ".join(word.split()), " ".join(sentence.split())) for word, sentence in found if word and sentence]
 
 
-def numbered_lines(text: str) -> list[tuple[int, str]]:
+def numbered_lines(text: str) -> list[Line]:
     """The number and the text of each line such as ``3. A sentence.`` or ``3) A sentence.``, in their order."""
-    return [(int(number), line.rstrip()) for number, line in _NUMBERED_LINES.findall(text)]
+    return [(int(number), line.strip()) for number, line in _NUMBERED_LINE.findall(text)]
 
 
 def read_examples(path: Path) -> tuple[Example, ...]:
     """The examples of a list-format file. Raises ``DataError`` with what is wrong with it."""
-    examples, findings = check_examples(path, warn=False)
-    findings.raise_errors()
+    file = read_data_file(path)
+    examples = parse_examples(file, warn=False)
+    file.diagnostics.raise_errors()
     return tuple(examples)
 
 
-def check_examples(path: Path, *, warn: bool = True) -> tuple[list[Example], Findings]:
-    """A list-format file's examples that have the right shape, and what is wrong with it; ``warn=False`` is faster."""
-    findings = Findings()
-    try:
-        return list(_checked(path, findings, warn)), findings
-    except DataError as exc:
-        return [], Findings(list(exc.problems))
+def parse_examples(file: DataFile, *, warn: bool = True) -> list[Example]:
+    """A file's examples of the right shape, each once; what is wrong goes to its diagnostics. ``warn=False`` is faster."""
+    return list(numbered_examples(file, warn=warn))
 
 
-def count_examples(path: Path) -> tuple[int, Findings]:
-    """How many ``check_examples`` finds, and the same findings, in memory that hardly grows with the file."""
-    findings = Findings()
-    try:
-        return sum(1 for _ in _checked(path, findings, warn=True)), findings
-    except DataError as exc:
-        return 0, Findings(list(exc.problems))
-
-
-def _checked(path: Path, findings: Findings, warn: bool) -> Iterator[Example]:
-    """The examples of the right shape; what is wrong goes to the findings. Raises ``DataError`` for the file as such."""
-    first_index = FirstPlaces()  # by 64 bits of the example: they mislead once in ten million sets of a million
-    for index, item in enumerate(_items(path)):
+def numbered_examples(file: DataFile, *, warn: bool = True) -> dict[Example, int]:
+    """As ``parse_examples``, each with the number of the first record that has it."""
+    wrong_file = _wrong_file(file)
+    if wrong_file:
+        file.error(wrong_file)
+        return {}
+    first_number: dict[Example, int] = {}
+    for number, item in file.records:
         wrong = _shape_problems(item)
-        doubts: list[str] = []
         if not wrong:
             example = Example(item["instruction"], item.get("input", ""), item["output"])
-            first = first_index.setdefault(hash(example), index)
-            wrong, doubts = _content_problems(example, warn)
-            if first != index:
-                wrong.append(f"the same example as index {first}")
-            yield example
-        if wrong or doubts:
-            where = at_index(path, index)
-            findings.errors += [Problem(where, what) for what in wrong]
-            findings.warnings += [Problem(where, what) for what in doubts]
+            first = first_number.setdefault(example, number)
+            if first != number:
+                file.warning("repeats an earlier example, which is used once", number, file.place(first))
+                continue
+            words, sentences = numbered_lines(example.instruction), numbered_lines(example.output)
+            wrong = _content_problems(example, words, sentences)
+            for detail in _lost_words(words, sentences) if warn else []:
+                file.warning("a word is not in its sentence", number, detail)
+        for what in wrong:
+            file.error(what, number)
+    return first_number
 
 
-def _items(path: Path) -> Iterator[Any]:
-    if path.suffix.lower() in PAIRS_ONLY:
-        read_text(path)
-        raise file_error(path, f"{path.suffix} files hold sentence pairs; examples in list format are a .json file")
-    index = -1
-    for index, item in enumerate(json_items(path)):
-        if index == 0 and is_pair(item):
-            raise file_error(path, "holds sentence pairs; give it as data.source, or run `cefr-batch data build`")
-        yield item
-    if index < 0:
-        raise file_error(path, "has no examples: the list is empty")
+def _wrong_file(file: DataFile) -> str | None:
+    """Why a file that could be read does not hold examples."""
+    if not file.records:
+        return None if file.failed else "has no examples: the list is empty"
+    kind_of_file = record_kind(file.first)
+    if kind_of_file == "sentence pairs":
+        return "holds sentence pairs; give it as data.source, or run `cefr-batch data build`"
+    return CONVERSATIONS if kind_of_file == "conversations" else None
 
 
 def _shape_problems(item: Any) -> list[str]:
@@ -185,47 +145,17 @@ def _shape_problems(item: Any) -> list[str]:
     return wrong
 
 
-def _content_problems(example: Example, warn: bool) -> tuple[list[str], list[str]]:
-    """What is wrong with an example, and what is doubtful."""
-    wrong = []
+def _content_problems(example: Example, words: list[Line], sentences: list[Line]) -> list[str]:
+    """What is wrong with an example whose shape is right."""
     character = unusable_character((example.instruction, example.input, example.output))
-    if character:
-        wrong.append(f"has the control or broken character {character}; remove it")
-    lists = regular_lists(example)
-    if lists:
-        return wrong, _doubts(*lists) if warn else []
-    words = numbered_lines(example.instruction)
-    wrong += _list_problems(words, example.output) if words else []
-    return wrong, _doubts(words_in(example), sentences_in(example)) if warn else []
+    wrong = [f"has the control or broken character {character}; remove it"] if character else []
+    return wrong + (_list_problems(words, sentences, example.output) if words and sentences else [])
 
 
-def regular_lists(example: Example) -> tuple[Sequence[str], Sequence[str]] | None:
-    """``words_in`` and ``sentences_in`` in a fraction of the time, where there is nothing to say against their form.
-
-    That is so with up to 100 words in the middle of the instruction and as many sentences, all in order. None: it may
-    still be right.
-    """
-    size = example.output.count("\n") + 1
-    if size > 100:
-        return None
-    instruction, output = _regular_forms(size)
-    words, sentences = instruction.fullmatch(example.instruction), output.fullmatch(example.output)
-    return (words.groups(), sentences.groups()) if words and sentences else None
-
-
-@lru_cache
-def _regular_forms(size: int) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    lines = r"\n".join(rf"{number}\. (\S.*)(?<=\S)" for number in range(1, size + 1))
-    other = r"[^\s\d].*"  # a line that has no number
-    return re.compile(rf"{other}\n{lines}(?:\n\n{other})?"), re.compile(lines)
-
-
-def _list_problems(words: list[tuple[int, str]], output: str) -> list[str]:
-    """What is wrong with an answer to an instruction that lists numbered words."""
-    sentences = numbered_lines(output)
+def _list_problems(words: list[Line], sentences: list[Line], output: str) -> list[str]:
+    """What is wrong with a numbered answer to an instruction that lists numbered words."""
     if len(sentences) <= output.count("\n"):  # not every line is one
-        lines = (line.strip() for line in output.split("\n"))
-        loose = [line for line in lines if line and not _NUMBERED.match(line)]
+        loose = [line.strip() for line in output.split("\n") if line.strip() and not numbered_lines(line)]
         if loose:
             return [f'line {_excerpt(loose[0])} of the output has no number; lines must look like "1. A sentence."']
     wrong = [f"word {position} is empty" for position, (_, word) in enumerate(words, 1) if not word]
@@ -235,22 +165,21 @@ def _list_problems(words: list[tuple[int, str]], output: str) -> list[str]:
     return wrong + _order_problems("words", words) + _order_problems("sentences", sentences)
 
 
-def _order_problems(what: str, numbered: list[tuple[int, str]]) -> list[str]:
-    numbers = [number for number, _ in numbered]
-    for expected, number in enumerate(numbers, 1):
-        if number != expected:
-            return [
-                f"the {what} are not numbered 1 to {len(numbers)} in order: {number} stands where {expected} belongs"
-            ]
-    return []
+def _order_problems(what: str, lines: list[Line]) -> list[str]:
+    misplaced = ((number, expected) for expected, (number, _) in enumerate(lines, 1) if number != expected)
+    return [
+        f"the {what} are not numbered 1 to {len(lines)} in order: {number} stands where {expected} belongs"
+        for number, expected in islice(misplaced, 1)
+    ]
 
 
-def _doubts(words: Sequence[str], sentences: Sequence[str]) -> list[str]:
-    if len(words) != len(sentences) or all(map(uses_word, sentences, words)):
+def _lost_words(words: list[Line], sentences: list[Line]) -> list[str]:
+    """The listed words that their sentences seem to lack."""
+    if len(words) != len(sentences):
         return []
     return [
-        f"word {position} ({word}) is not in its sentence: {_excerpt(sentence)}"
-        for position, (word, sentence) in enumerate(zip(words, sentences, strict=True), 1)
+        f"word {position}, {word!r}, in {_excerpt(sentence)}"
+        for position, ((_, word), (_, sentence)) in enumerate(zip(words, sentences, strict=True), 1)
         if word and sentence and not uses_word(sentence, word)
     ]
 

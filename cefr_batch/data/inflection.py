@@ -9,15 +9,11 @@ _IRREGULAR = {"be": {"am", "is", "are", "was", "were"}, "have": {"has", "had"}}
 _TOKEN = re.compile(r"\w+")
 
 
+@lru_cache(maxsize=100_000)  # a dataset repeats its sentences
 def uses_word(sentence: str, word: str) -> bool:
     """Whether each part of ``word`` is the stem of some word of the sentence, as far as spelling tells."""
-    # The word after a blank is surely there. ASCII alone: other letters may fall apart when their case is folded.
-    return (f" {word}" in sentence and word.isascii()) or uses_stems(sentence, word)
-
-
-@lru_cache(maxsize=100_000)  # a dataset repeats its sentences
-def uses_stems(sentence: str, word: str) -> bool:
-    """``uses_word`` without its quick way."""
+    if f" {word}" in sentence and word.isascii():  # others may fall apart when their case is folded
+        return True
     tokens = {token.casefold() for token in _TOKEN.findall(sentence)}
     parts = _TOKEN.findall(word.casefold())
     return all(part in tokens or any(_same_stem(token, part) for token in tokens) for part in parts)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from cefr_batch.data.build import Hand
 from cefr_batch.data.examples import Example, sentences_in, words_in
-from cefr_batch.data.pairs import Pair
+from cefr_batch.data.near_duplicates import NearDuplicates
+from cefr_batch.records.stages import Leakage
 
 CountTokens = Callable[[Sequence[Example]], list[int]]  # of each example's whole text, see ``TokenCounter``
 
@@ -25,52 +25,37 @@ class Stats:
 
 
 @dataclass(frozen=True)
-class Leakage:
-    """How many percent of the evaluation side's sentences and words, as listed there, stand in the training side too.
-
-    Sentences are compared word for word (the output's numbered lines without their numbers), words without case.
-    """
-
-    sentences_percent: float
-    words_percent: float
-
-
-@dataclass
 class Contents:
-    """What ``Stats`` and ``Leakage`` are made of, counted example by example: memory grows with what is different only."""
+    """The words (case-folded) and sentences of examples, counted: what ``Stats`` and ``Leakage`` are made of."""
 
-    examples: int = 0
-    words: Counter[str] = field(default_factory=Counter)
-    sentences: Counter[str] = field(default_factory=Counter)
-
-    def dealt(self, hands: Iterable[Hand], pairs: Sequence[Pair]) -> Iterator[Hand]:
-        """The same hands; the examples made of them are counted when the last has passed."""
-        places: Counter[int] = Counter()
-        for hand in hands:
-            self.examples += 1
-            places.update(hand)
-            yield hand
-        for place, number in places.items():
-            self.words[pairs[place].word.casefold()] += number
-            self.sentences[pairs[place].sentence] += number
+    examples: int
+    words: Counter[str]
+    sentences: Counter[str]
 
     def stats(self) -> Stats:
+        """The table of these examples, without their tokens."""
         return Stats(self.examples, len(self.words), self.sentences.total(), len(self.sentences), None)
 
     def leakage_from(self, train: Contents) -> Leakage:
-        return Leakage(_percent(self.sentences, train.sentences), _percent(self.words, train.words))
+        """How much of these examples stands in those of the training side."""
+        known = NearDuplicates(train.sentences)
+        near = {sentence for sentence in self.sentences if sentence in train.sentences or sentence in known}
+        return Leakage(
+            sentences_percent=_percent(self.sentences, train.sentences),
+            words_percent=_percent(self.words, train.words),
+            near_sentences_percent=_percent(self.sentences, near),
+        )
 
 
-def contents_of(examples: Iterable[Example]) -> Contents:
-    contents = Contents()
-    for example in examples:
-        contents.examples += 1
-        contents.words.update(word.casefold() for word in words_in(example))
-        contents.sentences.update(sentences_in(example))
-    return contents
+def contents_of(examples: Sequence[Example]) -> Contents:
+    """The contents of examples."""
+    words = Counter(word.casefold() for example in examples for word in words_in(example))
+    sentences = Counter(sentence for example in examples for sentence in sentences_in(example))
+    return Contents(len(examples), words, sentences)
 
 
 def stats_of(examples: Sequence[Example], count: CountTokens | None = None) -> Stats:
+    """The table of these examples; with ``count``, their tokens too."""
     longest = max(count(examples), default=0) if count else None
     return replace(contents_of(examples).stats(), longest_example_tokens=longest)
 
@@ -85,10 +70,11 @@ def sentences_of(examples: Iterable[Example]) -> set[str]:
     return {sentence for example in examples for sentence in sentences_in(example)}
 
 
-def leakage(train: Iterable[Example], evaluation: Iterable[Example]) -> Leakage:
+def leakage(train: Sequence[Example], evaluation: Sequence[Example]) -> Leakage:
+    """How much of the evaluation examples stands in the training examples, in percent."""
     return contents_of(evaluation).leakage_from(contents_of(train))
 
 
-def _percent(counts: Counter[str], seen: Counter[str]) -> float:
+def _percent(counts: Counter[str], seen: Collection[str]) -> float:
     hits = sum(number for text, number in counts.items() if text in seen)
     return 100 * hits / counts.total() if counts else 0.0

@@ -3,68 +3,113 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TypeVar
 
-import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import JsonValue, ValidationError
 
-from cefr_batch import layout
-from cefr_batch.errors import NotFound, StoreError
-from cefr_batch.launch.base import State
-from cefr_batch.launch.state import RunState, run_states
-from cefr_batch.levels import Level, ReferenceSpec
-from cefr_batch.rating.scores import Ratings, collect_ratings
-from cefr_batch.report.statistics import Sums, together
-from cefr_batch.report.stored import (
-    Attempt,
-    EvaluationFile,
-    GenerationFile,
-    ManifestFile,
-    MetricsFile,
-    SpecFile,
-    StoredObject,
-    WrittenExample,
-    explain,
-)
-from cefr_batch.store import Store, to_json
+from cefr_batch.config.schema import Level, ReferenceSpec
+from cefr_batch.data.examples import from_list_format, sha256_of
+from cefr_batch.errors import NotFound, StoreError, Unavailable
+from cefr_batch.evaluation.level_figures import written_levels
+from cefr_batch.evaluation.statistics import LossPart, Sums, together
+from cefr_batch.human_eval.scores import Ratings, collect_ratings
+from cefr_batch.records import layout
+from cefr_batch.records.attempt import Attempt
+from cefr_batch.records.document import Settings, StoredRecord
+from cefr_batch.records.evaluations import SetEvaluation
+from cefr_batch.records.exports import ExportRecord
+from cefr_batch.records.level_figures import WrittenLevels
+from cefr_batch.records.losses import EvaluatedExample, EvaluationRecord
+from cefr_batch.records.manifest import Manifest
+from cefr_batch.records.metrics import Metrics
+from cefr_batch.records.spec import SpecRecord
+from cefr_batch.records.stages import DatasetFigures, StoredObject
+from cefr_batch.records.texts import GenerationRecord, WrittenExample
+from cefr_batch.report.studies import ReportedStudy, studies_of
+from cefr_batch.runner.evaluations import stored_evaluations
+from cefr_batch.runner.exports import stored_exports
+from cefr_batch.runner.status import RunState, run_states
+from cefr_batch.schedulers.base import State
+from cefr_batch.store import Store
+from cefr_batch.store.manifest import of_manifest
+from cefr_batch.store.transfer import TransferItem
+from cefr_batch.store.views import RecordingStore
+
+log = logging.getLogger(__name__)
 
 MISSING = "MISSING"  # the state of a level that has no run
 _READERS = 16  # runs are read at the same time: a store may be far away
 
-D = TypeVar("D", bound=BaseModel)
+R = TypeVar("R", bound=StoredRecord)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A complete run. ``raw`` is ``metrics.json`` as stored; the keys of ``objects`` are relative to the run. ``sums``:
-    None where the run stored no losses of single examples. ``written``: the texts of its models, if it stored some."""
+    """A complete run. The keys of ``objects`` are relative to the run. ``evaluated``: its losses by example, if it stored
+    them. ``written``: the texts of its models, if it stored some; ``levels``: what their sentences measure.
+    ``evaluations``: on other sets of examples;
+    ``exports``: for other programs."""
 
     run: str
-    metrics: MetricsFile
-    raw: Mapping[str, Any]
-    spec: Mapping[str, Any]
+    metrics: Metrics
+    spec: Settings
     code_version: str | None
     image: str | None
     dataset: str
     complete_at: str
     objects: tuple[StoredObject, ...]
-    sums: Sums | None
+    evaluated: tuple[EvaluatedExample, ...]
     written: tuple[WrittenExample, ...]
+    levels: WrittenLevels | None
+    evaluations: tuple[SetEvaluation, ...] = ()
+    exports: tuple[ExportRecord, ...] = ()
+
+    @cached_property
+    def sums(self) -> Sums | None:
+        """What its losses over all tokens are made of; None where the run stored no losses of single examples."""
+        return self._sums("full")
+
+    @cached_property
+    def response_sums(self) -> Sums | None:
+        """As ``sums``, over the tokens of the responses."""
+        return self._sums("response")
+
+    def _sums(self, part: LossPart) -> Sums | None:
+        if not self.evaluated:
+            return None
+        return Sums.of(self.evaluated, part, self.metrics.data.eval_sha256)
 
     @property
-    def seed(self) -> Any:
-        return self.spec.get("training", {}).get("seed")
+    def seed(self) -> JsonValue:
+        """The random seed in its spec."""
+        return _seed(self.spec)
 
     @property
     def published(self) -> ReferenceSpec | None:
-        """The published figures that its spec names; None also for what another version would have to read."""
+        """The published figures that its spec names, if its data is what they were published for; None also for what another
+        version would have to read."""
         try:
-            return ReferenceSpec.model_validate(self.spec["reference"]) if self.spec.get("reference") else None
+            reference = ReferenceSpec.model_validate(self.spec["reference"]) if self.spec.get("reference") else None
         except ValidationError:
             return None
+        return reference if reference and _is_of(reference, self.metrics.data) else None
+
+
+def _is_of(reference: ReferenceSpec, data: DatasetFigures) -> bool:
+    """Whether data has as many examples and words as was published of it; what was rounded ("~") to a twentieth."""
+    figures = {str(key): given for key, given in reference.figures.items()}
+    pairs = ((data.train_examples, figures.get("train_examples")), (data.unique_words, figures.get("unique_words")))
+    return all(_agrees(own, given) for own, given in pairs if given)
+
+
+def _agrees(own: int, published: str) -> bool:
+    value = float(published.removeprefix("~"))
+    return abs(own - value) <= value / 20 if published.startswith("~") else own == value
 
 
 @dataclass(frozen=True)
@@ -95,20 +140,26 @@ class Entry:
 
     @property
     def sums(self) -> Sums | None:
-        """Of its runs; None if any has none, or they are not of the same examples."""
-        found = [result.sums for result in self.results if result.sums]
-        alike = len({one.examples for one in found}) == 1
-        return together(found) if alike and len(found) == len(self.results) else None
+        """Over all tokens of its runs; None if any has none, or they are not of the same examples."""
+        return together([result.sums for result in self.results])
+
+    @property
+    def response_sums(self) -> Sums | None:
+        """As ``sums``, over the tokens of the responses."""
+        return together([result.response_sums for result in self.results])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a report is itself, so that what follows from it can be kept
 class Report:
     """Everything a renderer needs; the entries are in the order of the levels."""
 
     store: str
     entries: tuple[Entry, ...]
-    ratings: Ratings | None = None  # None: they cannot be read, and ``ratings_problem`` says why
-    ratings_problem: str = ""
+    ratings: Ratings | None = None
+    ratings_problems: tuple[str, ...] = ()  # why all of them, or those of a form, cannot be read
+    studies: tuple[ReportedStudy, ...] = ()  # of the levels, newest first
+    studies_problems: tuple[str, ...] = ()  # why others cannot be read
+    made_from: tuple[TransferItem, ...] = ()  # the objects that its figures follow from, as they were read
 
     def label(self, entry: Entry) -> str:
         """The level, or the run's name where a level stands here more than once."""
@@ -117,6 +168,7 @@ class Report:
 
     @property
     def with_figures(self) -> tuple[Entry, ...]:
+        """The entries that have results."""
         return tuple(entry for entry in self.entries if entry.results)
 
 
@@ -131,6 +183,7 @@ def collect(store: Store, *, runs: Sequence[str] = (), levels: Sequence[str] = (
     newest run has no figures keeps that run's state and reason beside the older figures; a level without a run is
     ``MISSING``.
     """
+    store = RecordingStore(store)
     known = _known_runs(store, runs, levels)
     searches = [_Search(group[0].level, group) for group in _groups([k for k in known if k.run in runs])]
     for level in levels or ([] if runs else {k.level for k in known}):
@@ -140,16 +193,40 @@ def collect(store: Store, *, runs: Sequence[str] = (), levels: Sequence[str] = (
     states = {state.run: state for state in run_states(store, [run for search in searches for run in search.passed])}
     entries = {entry.newest or entry.level: entry for entry in (search.entry(states) for search in searches)}
     ordered = tuple(sorted(entries.values(), key=_order))
-    return Report(store.url, ordered, *_ratings(store, ordered))
+    report = assembled(store, ordered)
+    return replace(report, made_from=_made_from(store.read, report))
 
 
-def _ratings(store: Store, entries: Sequence[Entry]) -> tuple[Ratings | None, str]:
-    """What people said of the runs with figures."""
+def assembled(store: Store, entries: tuple[Entry, ...]) -> Report:
+    """The report of these entries, with what the store has of their runs and levels together."""
+    studies = studies_of(store, {entry.level for entry in entries})
+    return Report(store.url, entries, *_ratings(store, entries), *studies)
+
+
+def _made_from(read: Sequence[TransferItem], report: Report) -> tuple[TransferItem, ...]:
+    """Of the objects that were read, all but those of runs and studies without figures, and what still changes in a complete
+    run."""
+    runs = (layout.run_key(result.run, "") for entry in report.entries for result in entry.results)
+    shown = (*runs, *(folder for study in report.studies for folder in study.folders))
+    still_written = (layout.STATUS, layout.SUBMISSION)
+    return tuple(
+        item
+        for item in read
+        if not item.key.startswith((f"{layout.RUNS}/", f"{layout.STUDIES}/"))
+        or (item.key.startswith(shown) and item.key.rpartition("/")[2] not in still_written)
+    )
+
+
+def _ratings(store: Store, entries: Sequence[Entry]) -> tuple[Ratings | None, tuple[str, ...]]:
+    """What people said of the runs with figures, and what of it cannot be read."""
     runs = [result.run for entry in entries for result in entry.results]
+    if not runs:
+        return None, ()
     try:
-        return (collect_ratings(store, runs) if runs else None), ""
+        ratings = collect_ratings(store, runs)
     except StoreError as exc:
-        return None, str(exc)
+        return None, (str(exc),)
+    return ratings, ratings.left_out
 
 
 def _order(entry: Entry) -> tuple[int, str, int, str]:
@@ -167,12 +244,13 @@ class _Known:
     level: str
     submitted_at: str
     settings: str
-    seed: Any = None
+    seed: JsonValue = None
 
 
 def _known_runs(store: Store, runs: Sequence[str], levels: Sequence[str]) -> list[_Known]:
-    """The store's runs that can matter, newest first."""
-    names = [name for name in store.folders(f"{layout.RUNS}/") if layout.is_run_name(name)]
+    """The store's runs that can matter, newest first. A trial of a search matters where it is named."""
+    found = [name for name in store.folders(f"{layout.RUNS}/") if layout.is_run_name(name)]
+    names = [name for name in found if name in runs or not layout.study_of(name)]
     if runs or levels:
         names = [n for n in names if n in runs or layout.run_level(n) in (*levels, None)]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -183,17 +261,22 @@ def _known_runs(store: Store, runs: Sequence[str], levels: Sequence[str]) -> lis
 def _describe(store: Store, run: str) -> _Known:
     level = layout.run_level(run)
     try:
-        record = _checked(SpecFile, _stored(store, run, layout.SPEC), layout.SPEC)
+        record = _read(store, run, layout.SPEC, SpecRecord)
     except Unreadable:
         return _Known(run, level or "unknown", "", settings=run)
     spec = {key: value for key, value in record.spec.items() if key not in ("reference", "generation")}
     training = spec.get("training")
-    seed = None
     if isinstance(training, dict):
-        seed = training.get("seed")
         spec["training"] = {key: value for key, value in training.items() if key != "seed"}
     settings = json.dumps([record.dataset, spec], sort_keys=True)
-    return _Known(run, level or str(record.spec.get("level", "unknown")), record.submitted_at, settings, seed)
+    return _Known(
+        run, level or str(record.spec.get("level", "unknown")), record.submitted_at, settings, _seed(record.spec)
+    )
+
+
+def _seed(settings: Settings) -> JsonValue:
+    training = settings.get("training")
+    return training.get("seed") if isinstance(training, dict) else None
 
 
 def _groups(known: Sequence[_Known]) -> list[list[_Known]]:
@@ -263,47 +346,65 @@ def _complete(store: Store, run: str) -> Result | None:
 
 
 def read_result(store: Store, run: str) -> Result:
-    """A complete run's figures. Raises ``Unreadable``."""
-    raw = _stored(store, run, layout.METRICS)
-    metrics = _checked(MetricsFile, raw, layout.METRICS)
-    spec = _checked(SpecFile, _stored(store, run, layout.SPEC), layout.SPEC)
-    manifest = _checked(ManifestFile, _stored(store, run, layout.MANIFEST), layout.MANIFEST)
+    """A complete run's figures, from objects that are as its manifest lists them. Raises ``Unreadable``."""
+    manifest = _read(store, run, layout.MANIFEST, Manifest)
+    store = of_manifest(store, manifest)
+    metrics = _read(store, run, layout.METRICS, Metrics)
+    spec = _read(store, run, layout.SPEC, SpecRecord)
     names = {stored.key for stored in manifest.objects}
     attempt = layout.attempt_name(metrics.attempts or 1)
-    image = _checked(Attempt, _stored(store, run, attempt), attempt).image if attempt in names else None
-    sums = _sums(store, run, metrics) if layout.EVALUATION in names else None
+    image = _read(store, run, attempt, Attempt).image if attempt in names else None
     about = (spec.spec, spec.code_version, image, spec.dataset, manifest.complete_at, tuple(manifest.objects))
-    return Result(run, metrics, raw, *about, sums, _written(store, run) if layout.GENERATION in names else ())
+    stored = _read(store, run, layout.EVALUATION, EvaluationRecord).examples if layout.EVALUATION in names else ()
+    written = _written(store, run) if layout.GENERATION in names else ()
+    levels = _levels(store, metrics, spec.dataset, written)
+    beside = (tuple(_evaluations(store, run)), tuple(_exports(store, run)))
+    return Result(run, metrics, *about, tuple(stored), written, levels, *beside)
+
+
+def _evaluations(store: Store, run: str) -> Iterator[SetEvaluation]:
+    return _beside(store, run, map(layout.evaluation_name, stored_evaluations(store, run)), SetEvaluation)
+
+
+def _exports(store: Store, run: str) -> Iterator[ExportRecord]:
+    return _beside(store, run, map(layout.export_name, stored_exports(store, run)), ExportRecord)
+
+
+def _beside(store: Store, run: str, names: Iterable[str], kind: type[R]) -> Iterator[R]:
+    """The documents that lie beside a run's manifest and can be read: a damaged one leaves a gap in the report, and the run
+    stays in it."""
+    for name in names:
+        try:
+            yield _read(store, run, name, kind)
+        except Unreadable as exc:
+            log.warning("%s", str(exc).replace("the run is left out", "it is left out"))
 
 
 def _written(store: Store, run: str) -> tuple[WrittenExample, ...]:
     """Raises ``Unreadable``."""
-    return tuple(_checked(GenerationFile, _stored(store, run, layout.GENERATION), layout.GENERATION).examples)
+    return tuple(_read(store, run, layout.GENERATION, GenerationRecord).examples)
 
 
-def _sums(store: Store, run: str, metrics: MetricsFile) -> Sums | None:
-    """The losses of its examples, as columns. Raises ``Unreadable``."""
-    rows = _checked(EvaluationFile, _stored(store, run, layout.EVALUATION), layout.EVALUATION).examples
-    columns = [(row.baseline.full, row.tuned.full, float(row.tokens.full)) for row in rows]
-    if not columns:
-        return None
-    baseline, tuned, tokens = np.array(columns).T
-    return Sums(baseline, tuned, tokens, metrics.data.eval_sha256)
-
-
-def _stored(store: Store, run: str, name: str) -> Any:
+def _levels(store: Store, metrics: Metrics, dataset: str, written: Sequence[WrittenExample]) -> WrittenLevels | None:
+    """Measured from the texts, so that all runs are measured by one estimator; without texts, what the run stored."""
+    if not written or metrics.level not in list(Level):
+        return metrics.levels
     try:
-        raw = store.get_json(layout.run_key(run, name))
-        to_json(raw)  # what the report could not pass on, such as NaN
+        data = store.get(layout.dataset_key(dataset, layout.EVAL_FILE))
+        whole = metrics.data.eval_sha256 in ("", sha256_of(data))
+        examples = from_list_format(data) if whole else ()
+    except Unavailable:
+        raise
+    except (StoreError, ValueError):  # the figures of what was written do not need it
+        examples = ()
+    return written_levels(written, examples, Level(metrics.level), key=metrics.data.eval_sha256)
+
+
+def _read(store: Store, run: str, name: str, kind: type[R]) -> R:
+    try:
+        return store.get_record(layout.run_key(run, name), kind)
     except NotFound:
-        raise Unreadable(f"unreadable {name.removesuffix('.json')}: {name} is missing") from None
-    except (StoreError, ValueError) as exc:
-        raise Unreadable(f"unreadable {name.removesuffix('.json')}: {exc}") from exc
-    return raw
-
-
-def _checked(kind: type[D], raw: Any, name: str) -> D:
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as exc:
-        raise Unreadable(f"unreadable {name.removesuffix('.json')}: {explain(exc)}") from exc
+        what, next_step = f"{name} of {run} is missing", "restore it from a copy, or run the level again"
+        raise Unreadable(f"{what}, so the run is left out of the report; {next_step}") from None
+    except StoreError as exc:
+        raise Unreadable(f"{name} of {run} cannot be read, so the run is left out of the report: {exc}") from exc

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal
 
+from cefr_batch.evaluation.bootstrap import Interval
+from cefr_batch.evaluation.statistics import LossPart, Resampled, Spread, Sums
+from cefr_batch.i18n.language import N_, NONE, Language
+from cefr_batch.records.metrics import Metrics
 from cefr_batch.report.collect import Entry, Report, Result
-from cefr_batch.report.language import N_, NONE, Language
-from cefr_batch.report.statistics import Interval, Resampled, Spread, interval
-from cefr_batch.report.stored import MetricsFile
 
 Number = float | int | None
 Show = Callable[[Language, Any], str]
@@ -20,18 +22,18 @@ Better = Literal["higher", "lower"] | None
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of the comparison. ``better`` is None where more or less is no merit; ``drawn`` names the resampled quantity of
-    which there is an interval."""
+    """A row of the comparison. ``better`` is None where more or less is no merit; ``drawn``: which quantity, over
+    which tokens, is resampled for an interval."""
 
     key: str
     label: str
     better: Better
-    of: Callable[[MetricsFile], Number]
+    of: Callable[[Metrics], Number]
     show: Show
-    drawn: Literal["loss", "perplexity"] | None = None
+    drawn: tuple[LossPart, Literal["loss", "perplexity"]] | None = None
 
 
-def _best_eval_loss(metrics: MetricsFile) -> Number:
+def _best_eval_loss(metrics: Metrics) -> Number:
     return metrics.best.eval_loss if metrics.best else None
 
 
@@ -49,20 +51,11 @@ MEASURES = (
         _PERCENT,
     ),
     Measure(
-        "loss_reduction_percent",
-        N_("Loss reduction"),
-        "higher",
-        lambda m: m.reduction.full.loss_percent,
+        "near_leaked_sentences_percent",
+        N_("… seen word for word or nearly so"),
+        None,
+        lambda m: m.leakage.near_sentences_percent,
         _PERCENT,
-        "loss",
-    ),
-    Measure(
-        "perplexity_reduction_percent",
-        N_("Perplexity reduction"),
-        "higher",
-        lambda m: m.reduction.full.perplexity_percent,
-        _PERCENT,
-        "perplexity",
     ),
     Measure(
         "response_loss_reduction_percent",
@@ -70,17 +63,34 @@ MEASURES = (
         "higher",
         lambda m: m.reduction.response.loss_percent,
         _PERCENT,
+        ("response", "loss"),
+    ),
+    Measure(
+        "loss_reduction_percent",
+        N_("Loss reduction, all tokens"),
+        "higher",
+        lambda m: m.reduction.full.loss_percent,
+        _PERCENT,
+        ("full", "loss"),
+    ),
+    Measure(
+        "perplexity_reduction_percent",
+        N_("Perplexity reduction, all tokens"),
+        "higher",
+        lambda m: m.reduction.full.perplexity_percent,
+        _PERCENT,
+        ("full", "perplexity"),
     ),
     Measure(
         "seed_protocol_loss_reduction_percent",
-        N_("Loss reduction, seed protocol"),
+        N_("Loss reduction, first report's protocol"),
         "higher",
         lambda m: m.reduction.seed_protocol.loss_percent,
         _PERCENT,
     ),
     Measure(
         "seed_protocol_perplexity_reduction_percent",
-        N_("Perplexity reduction, seed protocol"),
+        N_("Perplexity reduction, first report's protocol"),
         "higher",
         lambda m: m.reduction.seed_protocol.perplexity_percent,
         _PERCENT,
@@ -109,9 +119,11 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """How much more percent the loss of column ``higher`` was reduced than that of ``lower``, in percentage points."""
+class LevelDifference:
+    """How much more percent the loss over ``part`` of column ``higher`` was reduced than that of ``lower``, in percentage
+    points."""
 
+    part: LossPart
     higher: int
     lower: int
     points: float
@@ -126,15 +138,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The levels that have figures, a column each; the settings in which they differ (a value a column)."""
+    """The levels that have figures, a column each; the settings in which they differ (a value a column). ``differences``: of
+    the loss over the response, which is what a model learned to write, and of that over all tokens."""
 
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
     rows: tuple[Row, ...]
-    differences: tuple[Difference, ...]
+    differences: Mapping[LossPart, tuple[LevelDifference, ...]]
     differing: Mapping[str, tuple[Any, ...]]
 
     def row(self, key: str) -> Row:
+        """The row of the measure with this key."""
         return next(row for row in self.rows if row.measure.key == key)
 
     @property
@@ -143,28 +157,34 @@ class Comparison:
         return tuple(entry.results[0] for entry in self.entries)
 
 
+@lru_cache(maxsize=1)  # every format of a report asks for it
 def compare(report: Report) -> Comparison:
+    """The entries of a report that have figures, side by side."""
     entries = report.with_figures
-    drawn = [Resampled.of(entry.sums) if entry.sums else None for entry in entries]
+    sums: Mapping[LossPart, list[Sums | None]] = {
+        "response": [entry.response_sums for entry in entries],
+        "full": [entry.sums for entry in entries],
+    }
+    drawn = {part: [Resampled.of(one) if one else None for one in found] for part, found in sums.items()}
     rows = tuple(_row(measure, entries, drawn) for measure in MEASURES)
-    results = [entry.results[0] for entry in entries]
+    reductions = {row.measure.drawn: row for row in rows}
     return Comparison(
         tuple(report.label(entry) for entry in entries),
         entries,
         rows,
-        tuple(_differences(entries, drawn, next(r for r in rows if r.measure.drawn == "loss"))),
-        _differing(results),
+        {part: tuple(_differences(part, sums[part], drawn[part], reductions[part, "loss"])) for part in sums},
+        _differing([entry.results[0] for entry in entries]),
     )
 
 
-def _row(measure: Measure, entries: Sequence[Entry], drawn: Sequence[Resampled | None]) -> Row:
+def _row(measure: Measure, entries: Sequence[Entry], drawn: Mapping[LossPart, Sequence[Resampled | None]]) -> Row:
     spreads = tuple(spread(measure, entry.results) for entry in entries)
     means = [one.mean if one else None for one in spreads]
     best = best_of(means, measure.better, lambda value: measure.show(Language("en"), value))
     if measure.drawn is None:
         return Row(measure, spreads, best)
-    vectors = (getattr(one, measure.drawn) if one else None for one in drawn)
-    return Row(measure, spreads, best, tuple(interval(v) if v is not None else None for v in vectors))
+    part, quantity = measure.drawn
+    return Row(measure, spreads, best, tuple(one.interval(quantity) if one else None for one in drawn[part]))
 
 
 def spread(measure: Measure, results: Sequence[Result]) -> Spread | None:
@@ -183,22 +203,24 @@ def best_of(values: Sequence[Number], better: Better, show: Callable[[Any], str]
     return tuple(v is not None and show(v) == best for v in values)
 
 
-def _differences(entries: Sequence[Entry], drawn: Sequence[Resampled | None], row: Row) -> Iterator[Difference]:
+def _differences(
+    part: LossPart, sums: Sequence[Sums | None], drawn: Sequence[Resampled | None], row: Row
+) -> Iterator[LevelDifference]:
     """Of every two columns."""
-    for a, b in combinations(range(len(entries)), 2):
+    for a, b in combinations(range(len(sums)), 2):
         first, second = row.values[a], row.values[b]
         if first is None or second is None:
             continue
         if first.mean < second.mean:
             a, b, first, second = b, a, second, first
         one, other = drawn[a], drawn[b]
-        found = interval(one.loss - other.loss) if one and other else None
-        yield Difference(a, b, first.mean - second.mean, found, _paired(entries[a], entries[b]))
+        found = one.interval_above(other) if one and other else None
+        yield LevelDifference(part, a, b, first.mean - second.mean, found, _paired(sums[a], sums[b]))
 
 
-def _paired(a: Entry, b: Entry) -> bool:
+def _paired(a: Sums | None, b: Sums | None) -> bool:
     """Whether both were measured on the same examples."""
-    return a.sums is not None and b.sums is not None and a.sums.examples == b.sums.examples
+    return a is not None and b is not None and a.units == b.units
 
 
 def shown(measure: Measure, value: Spread | None, t: Language) -> str:
@@ -213,7 +235,7 @@ def shown(measure: Measure, value: Spread | None, t: Language) -> str:
 
 
 def _differing(results: Sequence[Result]) -> dict[str, tuple[Any, ...]]:
-    """Settings other than the level, its data's place and the seed that are not the same in all of these runs."""
+    """Settings that are not the same in all of these runs, apart from the level, where its data is, and the seed."""
     specs = [dict(flat(result.spec)) for result in results]
     keys = dict.fromkeys(key for spec in specs for key in spec)
     own = ("level", "data.source", "data.train", "data.eval", "training.seed")

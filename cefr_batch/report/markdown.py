@@ -1,83 +1,86 @@
-"""A document as Markdown (GitHub's), laid out to be read as plain text too."""
+"""Markdown (GitHub's) in which text from anywhere can be placed safely, and which reads well as plain text too."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
-from cefr_batch.report.document import (
-    Best,
-    Block,
-    Bullets,
-    Charts,
-    Code,
-    Document,
-    Inline,
-    Lines,
-    Paragraph,
-    Section,
-    Span,
-    Strong,
-    Table,
-    Text,
-    plain_text,
-)
-from cefr_batch.report.text import code, escaped, plain, table
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from typing_extensions import Self, override
+
+from cefr_batch.i18n.language import Language
+
+Inline = str  # one line; what is not ``Markdown`` is escaped when it is placed into a report
 
 
-def render_markdown(document: Document, pictures: Collection[str] = ()) -> str:
-    """The whole text. ``pictures``: the names of files that lie beside it and are shown."""
-    lines = [f"# {document.title}", ""]
-    for block in document.blocks:
-        lines += _block(block, 2, pictures)
-    return "\n".join(lines).rstrip("\n") + "\n"
+class Markdown(Markup):
+    """Text that is Markdown already. Whatever else is placed into it is escaped, and so shows as it is.
+
+    ``Markdown("**{}**").format(name)`` is bold whatever the name holds; ``+``, ``%`` and ``join`` escape alike.
+    """
+
+    __slots__ = ()
+
+    @override
+    @classmethod
+    def escape(cls, s: Any, /) -> Self:
+        return cls(s) if hasattr(s, "__html__") else cls(escaped(str(s)))
 
 
-def _block(block: Block, depth: int, pictures: Collection[str]) -> list[str]:
-    if isinstance(block, Section):
-        inner = [line for part in block.blocks for line in _block(part, depth + 1, pictures)]
-        return [f"{'#' * depth} {_line(block.title)}", "", *inner] if inner else []
-    if isinstance(block, Paragraph):
-        return [f"> ⚠ {_line(block.spans)}" if block.kind == "warning" else _line(block.spans), ""]
-    if isinstance(block, Bullets):
-        return [*(f"- {_line(item)}" for item in block.items), ""]
-    if isinstance(block, Lines):
-        return _lines(block)
-    if isinstance(block, Table):
-        cells = [[_line(cell) for cell in row] for row in block.rows]
-        return table([_line(cell) for cell in block.header], cells, block.numbers)
-    return _picture(block, pictures)
+class ReportLanguage(Language):
+    """Messages as Markdown: mark-up in a message counts, mark-up in the values filled in does not."""
+
+    @override
+    def __call__(self, message: str, /, **values: object) -> Markdown:
+        return Markdown(self.message(message)).format(**values)
 
 
-def _lines(block: Lines) -> list[str]:
-    lines = [plain(line) for line in block.lines]
-    if not block.language:
-        return [*(f"    {line}".rstrip() for line in lines), ""]
-    return [f"```{block.language}", *lines, "```", ""]
+def plain(text: str) -> str:
+    """One line of printable characters: white space becomes a blank, any other control character a replacement sign."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
-def _picture(charts: Charts, pictures: Collection[str]) -> list[str]:
-    return [f"![{escaped(charts.alternative)}]({charts.picture})", ""] if charts.picture in pictures else []
+# What would start something inside a line or end a table's cell. Not all punctuation: the report is also read as it is.
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
 
 
-def _line(spans: Inline) -> str:
-    return "".join(map(_span, spans))
+def escaped(text: str) -> str:
+    """Any text as Markdown that shows it as it is, within a line or a table's cell."""
+    return _SPECIAL.sub(r"\\\g<0>", plain(text))
 
 
-def _span(span: Span) -> str:
-    if isinstance(span, Text):
-        return _spaced(span.text)
-    if isinstance(span, Code):
-        return code(span.text)
-    if isinstance(span, Strong):
-        return f"**{_line(span.spans)}**"
-    if isinstance(span, Best):
-        return f"**{_line(span.spans)}** ★"
-    return escaped(plain_text(span.spans))  # a link within the page: Markdown has no addresses of its own
+def code(text: object) -> Markdown:
+    """Any text in code type, within a line or a table's cell."""
+    line = plain(str(text))
+    return Markdown(escaped(line) if not line or "`" in line or "|" in line else f"`{line}`")
 
 
-def _spaced(text: str) -> str:
-    """Escaped, with a blank kept at either end: what stands beside it is part of the same line."""
-    inner = escaped(text)
-    if not inner:
-        return " " if text else ""
-    return f"{' ' * text[0].isspace()}{inner}{' ' * text[-1].isspace()}"
+def strong(text: Inline) -> Markdown:
+    """Bold."""
+    return Markdown("**{}**").format(text)
+
+
+def joined(parts: Iterable[Inline], between: str = ", ") -> Markdown:
+    """The parts with ``between`` between them, which is Markdown."""
+    return Markdown(between).join(parts)
+
+
+def text_of(line: Markdown) -> str:
+    """What a reader sees of a line, without mark-up."""
+    (inline,) = MarkdownIt("commonmark").parseInline(line)
+    return "".join(part.content for part in inline.children or ())
+
+
+def table_lines(header: Sequence[Inline], rows: Iterable[Sequence[Inline]], numbers: Collection[int] = ()) -> list[str]:
+    """A table's lines, padded to be read as they are; the columns in ``numbers`` are aligned to the right."""
+    cells = [[str(Markdown.escape(cell)) for cell in row] for row in (header, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * (w - 1) + (":" if i in numbers else "-") for i, w in enumerate(widths)]
+    return [line(cells[0]), line(rule), *map(line, cells[1:])]

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from cefr_batch.errors import UsageError
 from cefr_batch.store.base import ObjectInfo, Store, to_json
 
 DEFAULT_STORE = "./runs"
 
-__all__ = ["DEFAULT_STORE", "ObjectInfo", "Store", "below", "open_store", "store_folder", "to_json"]
+__all__ = [
+    "DEFAULT_STORE",
+    "ObjectInfo",
+    "Store",
+    "below",
+    "open_store",
+    "same_store",
+    "store_folder",
+    "to_json",
+    "unreachable_endpoint",
+]
 
 
 def open_store(url: str) -> Store:
@@ -35,6 +46,14 @@ def below(url: str, name: str) -> str:
     return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
 
+def same_store(url: str, other: str) -> bool:
+    """Whether two addresses open the same store; a folder may have several names."""
+    if url == other:
+        return True
+    folders = [Path(unquote(urlsplit(one).path)).resolve() for one in (url, other) if one.startswith("file://")]
+    return len(folders) == 2 and folders[0] == folders[1]
+
+
 def store_folder(url: str) -> Path | None:
     """The folder of a store that is one; None for any other. ``UsageError`` for a file address that cannot be one."""
     parts = urlsplit(url)
@@ -43,12 +62,35 @@ def store_folder(url: str) -> Path | None:
     if parts.scheme != "file":
         folder = url
     elif parts.netloc in ("", "localhost"):
-        folder = unquote(parts.path)
+        folder = unquote(parts.path, errors="surrogateescape")  # as a path holds bytes that are not UTF-8
     else:
         raise UsageError(f"store {url!r}: a file URL has three slashes, as in file:///data/runs")
     if not folder.strip():
-        raise UsageError("store: an empty address; give a folder (./runs) or a URL (file:///data/runs)")
+        raise UsageError("store: the address is empty; give a folder (./runs) or a URL (s3://bucket/prefix)")
     path = os.path.expanduser(folder)
     if path.startswith("~"):
-        raise UsageError(f"store {url!r}: this machine has no user of this name; give the folder from / on")
+        raise UsageError(f"store {url!r}: this machine has no user {path.split('/')[0][1:]!r}; give an absolute path")
     return Path(path)
+
+
+def _loopback_endpoint(url: str) -> str | None:
+    """The endpoint of a store's address if it names the machine that asks (``localhost``, ``127.0.0.1``, ``[::1]``), and so
+    another one on each machine; None for any other. Resolves no names."""
+    endpoint = next(iter(parse_qs(urlsplit(url).query).get("endpoint_url", ())), "")
+    host = (urlsplit(endpoint).hostname or "").rstrip(".")
+    try:
+        here = (address := ip_address(host)).is_loopback or address.is_unspecified
+    except ValueError:
+        here = host == "localhost" or host.endswith(".localhost")
+    return endpoint if here else None
+
+
+def unreachable_endpoint(url: str, *, inside: str, there: str) -> str:
+    """Why jobs elsewhere cannot reach a store by its address; empty if they can, as far as it tells. ``inside``: what the
+    address is read in, and ``there``: the machine that it then names, as in a pod and the pod."""
+    if not (endpoint := _loopback_endpoint(url)):
+        return ""
+    return (
+        f"the store's endpoint {endpoint} is this machine itself, and in a {inside} it is the {there}; give the address by "
+        f"which {there}s reach the server, as in --store 's3://bucket/prefix?endpoint_url=https://s3.example.org'"
+    )

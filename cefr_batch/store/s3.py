@@ -1,8 +1,10 @@
-"""``s3://`` stores: a prefix of a bucket on AWS or on any S3-compatible server. The only importer of boto3.
+"""``s3://`` stores: a prefix of a bucket on AWS or on any S3-compatible server, through boto3.
 
-Credentials come from the usual AWS chain and are never part of the URL. Conditional writes protect a run's name where the
-server has them; where it ignores them (``rclone serve s3`` does), only a second look after the write does, which leaves a
-moment in which two writers may both believe that they won.
+Credentials, proxies, certificates and retries of single requests are boto3's: its configuration files and AWS_ variables
+apply. On top of that, an operation that the server cannot carry out now is repeated until the retry timeout.
+
+Conditional writes protect a run's name where the server has them; where it ignores them (``rclone serve s3`` does), only a
+second look after the write does, which leaves a moment in which two writers may both believe that they won.
 """
 
 from __future__ import annotations
@@ -11,257 +13,208 @@ import hashlib
 import logging
 import os
 import random
+import re
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from threading import Lock, Semaphore
+from threading import Lock
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
-from cefr_batch.errors import AccessDenied, AlreadyExists, CefrBatchError, NotFound, StoreError, Unavailable, UsageError
+import tenacity
+from typing_extensions import override
+
+from cefr_batch.errors import (
+    AccessDenied,
+    AlreadyExists,
+    CefrBatchError,
+    CredentialsError,
+    NotFound,
+    StoreError,
+    StoreFull,
+    Unavailable,
+    UsageError,
+)
+from cefr_batch.files import sha256_file
 from cefr_batch.store.base import ObjectInfo, Store, check_key
-from cefr_batch.store.transfer import PART_BYTES, Item, download
+from cefr_batch.store.transfer import PART_BYTES
 
 try:
+    import boto3
     import botocore.session
+    from boto3.s3.transfer import TransferConfig
     from botocore.config import Config
+    from botocore.exceptions import ClientError
 
-    from cefr_batch.store.s3_errors import FOREIGN, explain
-    from cefr_batch.store.s3_http import Wire
+    from cefr_batch.store.s3_address import Address
+    from cefr_batch.store.s3_errors import translated
 except ImportError as exc:
     raise CefrBatchError("s3:// stores need boto3, which is not installed; pip install 'cefr-batch[s3]'") from exc
 
 T = TypeVar("T")
 
-# How long one operation keeps trying while the server cannot be reached or is overloaded.
-PATIENCE_VARIABLE = "CEFR_BATCH_STORE_PATIENCE"
-_PATIENCE_SECONDS = 60.0
+# How long one operation is retried while the server cannot be reached or is overloaded.
+RETRY_TIMEOUT_VARIABLE = "CEFR_BATCH_STORE_RETRY_TIMEOUT"
+_ITS_OLD_NAME = "CEFR_BATCH_STORE_PATIENCE"  # in version 0.1.0
+_RETRY_TIMEOUT_SECONDS = 60.0
+_LONGEST_PAUSE_SECONDS = 5.0
+_TRIES_OF_A_REQUEST = 8  # by boto3, unless its own configuration says otherwise
+_TRIES_OF_AN_UPLOAD = 3  # at least: one may take longer than the retry timeout
+_TRIES_OF_A_DOWNLOAD = 3
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 20
-_LONGEST_PAUSE_SECONDS = 5.0
 
-_UPLOADS = 8  # parts of large files on their way at a time; with PART_BYTES this bounds memory
-_UPLOAD_TRIES = 5
+_PARTS_AT_A_TIME = 8  # of a large file
+_CONNECTIONS = 160  # as many as a busy upload of several large files uses
 _MOST_PARTS = 10_000  # S3's limit
-_CONNECTIONS = 40
 _PROBE = ".probe"  # a folder of the store: the objects with which conditional writes are tried out
 _WRITER = "writer"  # metadata by which a writer recognizes its own object
-_WRITER_HEADER = f"x-amz-meta-{_WRITER}"
-_IF_ABSENT = {"If-None-Match": "*"}
 
-_log = logging.getLogger(__name__)
+_BLANK_IN_CREDENTIALS = (
+    "the access key, secret key or session token begins or ends with a space or a line break; store it without (for a "
+    "Kubernetes Secret: printf instead of echo, or --from-literal)"
+)
 
-
-@dataclass(frozen=True)
-class Address:
-    """``s3://bucket/prefix?endpoint_url=…&region=…&addressing=path|virtual``, completed from the environment."""
-
-    bucket: str
-    prefix: str
-    endpoint_url: str | None
-    region: str | None
-    addressing: str | None
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        unknown = sorted(options.keys() - {"endpoint_url", "region", "addressing"})
-        environment = os.environ
-        address = cls(
-            parts.netloc,
-            unquote(parts.path).strip("/"),
-            options.get("endpoint_url")
-            or environment.get("AWS_ENDPOINT_URL_S3")
-            or environment.get("AWS_ENDPOINT_URL")
-            or None,
-            options.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or None,
-            options.get("addressing") or environment.get("CEFR_BATCH_S3_ADDRESSING") or None,
-        )
-        if problem := address._problem(parts.fragment, unknown):
-            raise UsageError(f"store {_without_secrets(url)!r}: {problem}")
-        return address
-
-    def _problem(self, fragment: str, unknown: Iterable[str]) -> str:
-        if not self.bucket:
-            return "the bucket is missing, as in s3://my-bucket/cefr"
-        if "@" in self.bucket or (self.endpoint_url and "@" in urlsplit(self.endpoint_url).netloc):
-            return "credentials do not belong in the URL, which is stored; set AWS_ACCESS_KEY_ID and the like"
-        if ":" in self.bucket:
-            return "the host goes to the end, as in s3://my-bucket/cefr?endpoint_url=https://host:9000"
-        if fragment or (unknown := list(unknown)):
-            return f"unknown option {', '.join(unknown) or '#'}; valid: endpoint_url, region, addressing"
-        if self.endpoint_url and urlsplit(self.endpoint_url).scheme not in ("http", "https"):
-            return f"endpoint_url {self.endpoint_url!r} is not an http:// or https:// address"
-        if self.addressing not in (None, "path", "virtual"):
-            return f"addressing {self.addressing!r} is not one of path, virtual"
-        if self.prefix:
-            try:
-                check_key(self.prefix)
-            except StoreError as exc:
-                return str(exc)
-        return ""
-
-    @property
-    def style(self) -> str:
-        """Virtual on AWS, unless a dot in the bucket's name would break its certificate; path elsewhere."""
-        return self.addressing or ("path" if self.endpoint_url or "." in self.bucket else "virtual")
-
-    def base_url(self, endpoint: str) -> str:
-        """The address to which an object's key is appended."""
-        if self.style == "path":
-            return f"{endpoint.rstrip('/')}/{self.bucket}/"
-        scheme, _, host = endpoint.rstrip("/").partition("://")
-        return f"{scheme}://{self.bucket}.{host}/"
-
-    @property
-    def url(self) -> str:
-        """The address in full: it means the same on a machine with another environment."""
-        options = {"endpoint_url": self.endpoint_url, "region": self.region, "addressing": self.addressing}
-        query = urlencode({key: value for key, value in options.items() if value}, safe=":/")
-        path = f"/{quote(self.prefix)}" if self.prefix else ""
-        return f"s3://{self.bucket}{path}" + (f"?{query}" if query else "")
+log = logging.getLogger(__name__)
 
 
-def _without_secrets(url: str) -> str:
-    """As much of an address that makes no sense as can be shown."""
-    scheme, found, rest = url.partition("?")[0].partition("://")
-    return f"{scheme}{found}{rest.rpartition('@')[2]}"
+@dataclass(frozen=True, eq=False)
+class _Connection:
+    """A boto3 client, and the credentials that it started with (None: there are none)."""
+
+    client: Any = field(repr=False)
+    credentials: Any = field(repr=False)
 
 
 class S3Store(Store):
-    """A prefix of a bucket. Makes no request until it is used."""
+    """A prefix of a bucket. Makes no request until it is used. ``UsageError`` for an address that makes no sense."""
 
     def __init__(self, url: str) -> None:
-        self._address = Address.parse(url)
+        with translated(urlsplit(url).hostname or "", "", ""):
+            self._address = Address.parse(url, botocore.session.get_session())
         self._bucket = self._address.bucket
         self.url = self._address.url
-        self._patience = _seconds(PATIENCE_VARIABLE, _PATIENCE_SECONDS)
-        self._session = botocore.session.get_session()
-        self._making_client = Lock()
-        self._wire, self._endpoint = self._connect()
-        self._pool = ThreadPoolExecutor(_UPLOADS, thread_name_prefix="s3-part")
-        self._slots = Semaphore(_UPLOADS)
+        self._retry_timeout = _seconds(RETRY_TIMEOUT_VARIABLE, _seconds(_ITS_OLD_NAME, _RETRY_TIMEOUT_SECONDS))
+        self._connection: _Connection | None = None
+        self._connecting = Lock()
+        self._etags_are_md5 = True  # as far as it is known; some servers have their own
 
+    @override
     def locate(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._key(key)}"
 
-    def _connect(self) -> tuple[Wire, str]:
-        """What most requests go through, and the server's address. Makes no request."""
-        address = self._address
-        try:
-            endpoint = address.endpoint_url or str(self._client.meta.endpoint_url)
-            region = self._region or str(self._client.meta.region_name)
-            wire = Wire(self._session, address.base_url(endpoint), region, self._config)
-        except FOREIGN as exc:
-            raise explain(exc, self._bucket, address.prefix, address.endpoint_url or "") from exc
-        except ValueError as exc:
-            raise UsageError(f"store {self.url}: {exc}") from exc
-        return wire, endpoint
-
-    @cached_property
-    def _config(self) -> Config:
-        return Config(
-            connect_timeout=_CONNECT_SECONDS,
-            read_timeout=_READ_SECONDS,
-            max_pool_connections=_CONNECTIONS,
-            retries={"mode": "standard", "total_max_attempts": 3},
-            # Integrity is Content-MD5's part, which every server knows. boto3's own default checksums are refused by some
-            # servers, and stored inside the object by others.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            s3={"addressing_style": self._address.style, "payload_signing_enabled": False},
-        )
-
-    @property
-    def _region(self) -> str | None:
-        return self._address.region or ("us-east-1" if self._address.endpoint_url else None)
-
-    @cached_property
-    def _client(self) -> Any:
-        """boto3's own, for what is asked seldom: to make one takes as long as 300 requests through the wire."""
-        with self._making_client:  # its session is not for several threads
-            if "_client" in self.__dict__:
-                return self.__dict__["_client"]
-            import boto3
-
-            return boto3.Session(botocore_session=self._session).client(
-                "s3", endpoint_url=self._address.endpoint_url, region_name=self._region, config=self._config
-            )
-
     def _key(self, key: str) -> str:
-        check_key(key)
-        return f"{self._address.prefix}/{key}" if self._address.prefix else key
+        return self._prefixed(check_key(key))
 
-    def _persist(self, action: Callable[[], T], key: str) -> T:
-        """The action's result. Transient failures are tried again, with growing random pauses, until patience ends."""
-        started = time.monotonic()
-        attempt = 0
-        while True:
+    def _prefixed(self, prefix: str) -> str:
+        return f"{self._address.prefix}/{prefix}" if self._address.prefix else prefix
+
+    # Requests.
+
+    def _with_retries(self, key: str, action: Callable[[Any], T], attempts: int = 1) -> T:
+        """What ``action`` returns, given a boto3 client. ``key``: the full one, for messages.
+
+        Repeated until the retry timeout, and at least ``attempts`` times, while the error may pass. With credentials that
+        are refused it is repeated once, and only if there are others by now (for example in a file that is rewritten).
+        """
+        retry = tenacity.retry(
+            retry=tenacity.retry_if_exception(_may_pass),
+            stop=tenacity.stop_after_delay(self._retry_timeout) & tenacity.stop_after_attempt(attempts),
+            wait=tenacity.wait_random_exponential(0.2, max=min(_LONGEST_PAUSE_SECONDS, self._retry_timeout)),
+            before_sleep=self._warn,
+            reraise=True,
+        )
+        return retry(self._with_fresh_credentials)(key, action)
+
+    def _with_fresh_credentials(self, key: str, action: Callable[[Any], T]) -> T:
+        endpoint = self._address.endpoint_url or "AWS"
+        with translated(self._bucket, key, endpoint):
+            connection = self._connect()
             try:
-                return action()
-            except FOREIGN as exc:
-                error = explain(exc, self._bucket, key, self._endpoint)
-                left = started + self._patience - time.monotonic()
-                if not isinstance(error, Unavailable) or left <= 0:
-                    raise error from exc
-            if attempt == 1:
-                _log.warning("%s; trying again for %.0f s", error, left)
-            limit = min(_LONGEST_PAUSE_SECONDS, 0.2 * 2**attempt, left)
-            time.sleep(random.uniform(0, limit))  # noqa: S311 (not a secret)
-            attempt += 1
+                with translated(self._bucket, key, endpoint):
+                    return action(connection.client)
+            except CredentialsError:
+                renewed = self._connect(instead_of=connection)
+                if renewed.credentials == connection.credentials:
+                    raise
+                return action(renewed.client)
+
+    def _warn(self, state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome:
+            log.warning("%s; trying again for %.0f s", state.outcome.exception(), self._retry_timeout)
+
+    def _connect(self, instead_of: _Connection | None = None) -> _Connection:
+        """The connection in use; a new one, which reads the credentials anew, if that is ``instead_of``."""
+        with self._connecting:
+            if self._connection is None or self._connection is instead_of:
+                self._connection = None
+                self._connection = self._new_connection()
+            return self._connection
+
+    def _new_connection(self) -> _Connection:
+        address, core = self._address, botocore.session.get_session()
+        session = boto3.Session(botocore_session=core)
+        found = session.get_credentials()
+        credentials = found and found.get_frozen_credentials()
+        if credentials and any(part != part.strip() for part in filter(None, credentials)):
+            raise CredentialsError(_BLANK_IN_CREDENTIALS)  # else the header with the signature would be shown
+        region = address.region or ("us-east-1" if address.endpoint_url else None)
+        config = _config(address, core.get_config_variable("max_attempts") or _TRIES_OF_A_REQUEST)
+        client = session.client("s3", endpoint_url=address.endpoint_url, region_name=region, config=config)
+        if address.endpoint_url:
+            for operation in ("PutObject", "UploadPart"):
+                client.meta.events.register(f"before-call.s3.{operation}", _add_content_md5)
+        return _Connection(client, credentials)
 
     # Writing.
 
+    @override
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
-        if not if_absent:
-            self._put(key, data)
-        elif self._has_conditions:
+        if if_absent:
             self._put_if_absent(key, data)
         else:
-            self._put_and_look(key, data)
+            self._put(key, data)
 
-    def _put(self, key: str, data: bytes, headers: dict[str, str] | None = None) -> None:
+    def _put(self, key: str, data: bytes, **options: Any) -> None:
         name = self._key(key)
-        headers = {"Content-MD5": _md5(data), **(headers or {})}
-        self._persist(lambda: self._wire.put(name, data, headers), name)
+        options |= self._address.written_with
+        self._with_retries(name, lambda s3: s3.put_object(Bucket=self._bucket, Key=name, Body=data, **options))
 
     def _put_if_absent(self, key: str, data: bytes) -> None:
-        """A write whose answer was lost is tried again, and then finds itself: the metadata tells."""
-        writer = uuid.uuid4().hex
-        try:
-            self._put(key, data, {**_IF_ABSENT, _WRITER_HEADER: writer})
-        except AlreadyExists:
-            if self._writer_of(key) != writer:
-                raise
+        """Metadata tells whose object it is: a write whose answer was lost is tried again, and then finds itself.
 
-    def _put_and_look(self, key: str, data: bytes) -> None:
-        """For a server without conditional writes: of two that write at once, the one whose object stays wins."""
+        Without conditional writes: of two that write at once, the one whose object stays wins.
+        """
         writer = uuid.uuid4().hex
-        if self.exists(key):
-            raise AlreadyExists(f"{self.locate(key)} exists already")
-        self._put(key, data, {_WRITER_HEADER: writer})
-        time.sleep(random.uniform(0.2, 0.4))  # noqa: S311 (not a secret)
+        condition = {"IfNoneMatch": "*"} if self._has_conditions else {}
+        if condition or not self.exists(key):
+            with suppress(AlreadyExists):
+                self._put(key, data, Metadata={_WRITER: writer}, **condition)
+                if condition:
+                    return
+                time.sleep(random.uniform(0.2, 0.4))  # noqa: S311 (not a secret)
         if self._writer_of(key) != writer:
             raise AlreadyExists(f"{self.locate(key)} exists already")
 
     def _writer_of(self, key: str) -> str | None:
-        metadata = self._head(key)["Metadata"]
-        return next((value for name, value in metadata.items() if name.lower() == _WRITER), None)
+        name = self._key(key)
+        head = self._with_retries(name, lambda s3: s3.head_object(Bucket=self._bucket, Key=name))
+        return next((value for name, value in head["Metadata"].items() if name.lower() == _WRITER), None)
 
     @cached_property
     def _has_conditions(self) -> bool:
         """Whether the server refuses a second conditional write. Some ignore the condition: it has to be tried."""
         key = f"{_PROBE}/{uuid.uuid4().hex}"
         try:
-            self._put(key, b"", _IF_ABSENT)
-            self._put(key, b"", _IF_ABSENT)
+            self._put(key, b"", IfNoneMatch="*")
+            self._put(key, b"", IfNoneMatch="*")
         except AlreadyExists:
             return True
         except StoreError as exc:
@@ -270,166 +223,166 @@ class S3Store(Store):
         finally:
             with suppress(StoreError):
                 self.delete(key)
-        _log.warning(
-            "%s ignores conditional writes: nothing but a second look after the write keeps two submitters from "
-            "claiming the same run's name; let one submit at a time",
-            self._endpoint,
+        log.warning(
+            "%s ignores conditional writes, so only a second look after each write keeps two submitters from claiming "
+            "the same run name; submit from one machine at a time",
+            self._address.endpoint_url,
         )
         return False
 
+    @override
     def put_file(self, key: str, path: Path) -> str:
+        name = self._key(key)
         try:
             size = path.stat().st_size
-            if size > PART_BYTES:
-                return self._put_large(key, path, size)
-            data = path.read_bytes()
+            with path.open("rb"), ThreadPoolExecutor(1) as pool:
+                sha256 = pool.submit(sha256_file, path)
+                self._with_retries(name, lambda s3: self._send(s3, name, path, size), _TRIES_OF_AN_UPLOAD)
+                return sha256.result()
         except OSError as exc:
             raise StoreError(f"cannot read {path}: {exc.strerror or exc}") from exc
-        self._put(key, data)
-        return hashlib.sha256(data).hexdigest()
 
-    def _put_large(self, key: str, path: Path, size: int) -> str:
-        """Some servers forget an unfinished upload when they restart, or when a part came damaged: begin again."""
-        for _ in range(_UPLOAD_TRIES):
-            with suppress(NotFound):
-                return self._put_parts(key, path, size)
-        raise Unavailable(f"{self.locate(key)}: the store at {self._endpoint} loses uploads before they are complete")
-
-    def _put_parts(self, key: str, path: Path, size: int) -> str:
-        """A multipart upload that is hashed on the way, and that leaves nothing behind when it fails."""
-        name, writer = self._key(key), uuid.uuid4().hex
-        target = {"Bucket": self._bucket, "Key": name}
-        begun = self._persist(lambda: self._client.create_multipart_upload(**target, Metadata={_WRITER: writer}), name)
-        target["UploadId"] = begun["UploadId"]
-        sent: list[Future[str]] = []
-        try:
-            sha256 = self._send_parts(target, path, size, sent)
-            parts = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, 1)]
-            self._complete(key, target, parts, writer)
-        except BaseException:
-            for part in sent:
-                part.cancel()
-            for part in sent:
-                part.cancelled() or part.exception()  # wait: a part that arrives after the abort would stay
-            with suppress(*FOREIGN):
-                self._client.abort_multipart_upload(**target)
-            raise
-        return sha256
-
-    def _send_parts(self, target: dict[str, str], path: Path, size: int, sent: list[Future[str]]) -> str:
-        digest = hashlib.sha256()
+    def _send(self, s3: Any, name: str, path: Path, size: int) -> None:
+        """In parts if it is large; s3transfer aborts an upload in parts that fails."""
         part_bytes = max(PART_BYTES, -(-size // _MOST_PARTS))
-        with path.open("rb") as file:
-            while data := file.read(part_bytes):
-                self._slots.acquire()
-                part = self._pool.submit(self._send_part, target, len(sent) + 1, data)
-                part.add_done_callback(lambda _: self._slots.release())
-                sent.append(part)
-                digest.update(data)
-                if len(sent) > _UPLOADS:
-                    sent[-1 - _UPLOADS].result()  # a failure ends the upload early
-        return digest.hexdigest()
-
-    def _send_part(self, target: dict[str, str], number: int, data: bytes) -> str:
-        headers = {"Content-MD5": _md5(data)}
-        query = {"partNumber": str(number), "uploadId": target["UploadId"]}
-        return self._persist(lambda: self._wire.put(target["Key"], data, headers, query), target["Key"])
-
-    def _complete(self, key: str, target: dict[str, str], parts: list[dict[str, Any]], writer: str) -> None:
-        try:
-            self._persist(
-                lambda: self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts}),
-                target["Key"],
-            )
-        except StoreError:
-            # Completed already, and the answer was lost?
-            with suppress(StoreError):
-                if self._writer_of(key) == writer:
-                    return
-            raise
+        config = TransferConfig(
+            multipart_threshold=part_bytes + 1,
+            multipart_chunksize=part_bytes,
+            max_concurrency=_PARTS_AT_A_TIME,
+            use_threads=size > part_bytes,
+        )
+        s3.upload_file(str(path), self._bucket, name, ExtraArgs=self._address.written_with, Config=config)
 
     # Reading.
 
+    @override
     def get(self, key: str, *, start: int = 0, stop: int | None = None) -> bytes:
         name = self._key(key)
         if stop is not None and stop <= start:
             return b""
-        headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if (start, stop) != (0, None) else {}
-        try:
-            data, is_range = self._persist(lambda: self._wire.get(name, headers), name)
-            return data if is_range else data[start:stop]
-        except StoreError as exc:
-            if "InvalidRange" in str(exc.__cause__):
-                return b""
-            raise
+        part = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if (start, stop) != (0, None) else {}
+        arrived: set[bytes] = set()
 
-    def get_file(self, key: str, path: Path) -> None:
-        size = int(self._head(key)["ContentLength"])
-        download(self, [Item(key, size, None)], lambda _: path)
+        def read(s3: Any) -> bytes:
+            try:
+                answer = s3.get_object(Bucket=self._bucket, Key=name, **part)
+            except ClientError as exc:
+                if exc.response["Error"]["Code"] == "InvalidRange":  # past the end
+                    return b""
+                raise
+            data: bytes = answer["Body"].read()
+            if self._etags_are_md5 and _differs(data, answer):
+                self._etags_are_md5 = data not in arrived  # the same twice was not damaged
+                arrived.add(data)
+                if self._etags_are_md5:
+                    raise Unavailable(f"{self.locate(key)} arrived damaged")
+            return data if "ContentRange" in answer else data[start:stop]
 
-    def _head(self, key: str) -> Any:
-        return self._persist(lambda: self._client.head_object(Bucket=self._bucket, Key=self._key(key)), self._key(key))
+        return self._with_retries(name, read, _TRIES_OF_A_DOWNLOAD)
 
+    @override
     def exists(self, key: str) -> bool:
         # A listing, since a HEAD request says no more than "403" or "404" when something is wrong.
         name = self._key(key)
-        page = self._persist(lambda: self._client.list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1), name)
+        page = self._with_retries(name, lambda s3: s3.list_objects_v2(Bucket=self._bucket, Prefix=name, MaxKeys=1))
         return any(found["Key"] == name for found in page.get("Contents", ()))
 
+    @override
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        found = (entry for page in self._pages(prefix) for entry in page.get("Contents", ()))
-        cut = len(self._address.prefix) + 1 if self._address.prefix else 0
-        infos = (ObjectInfo(entry["Key"][cut:], entry["Size"], entry["LastModified"].timestamp()) for entry in found)
-        kept = (info for info in infos if not info.key.endswith("/"))  # a folder that a web console made
-        return iter(sorted(kept, key=lambda info: info.key))
+        cut = len(self._prefixed(""))
+        infos = (
+            ObjectInfo(entry["Key"][cut:], entry["Size"], entry["LastModified"].timestamp())
+            for entry in self._listed("list_objects_v2", "Contents", prefix)
+            if not entry["Key"].endswith("/")  # a folder that a web console made
+        )
+        return iter(sorted(infos, key=lambda info: info.key))
 
+    @override
     def folders(self, prefix: str) -> list[str]:
-        found = (entry for page in self._pages(prefix, Delimiter="/") for entry in page.get("CommonPrefixes", ()))
+        found = self._listed("list_objects_v2", "CommonPrefixes", prefix, Delimiter="/")
         return sorted(entry["Prefix"].rstrip("/").rpartition("/")[2] for entry in found)
 
-    def _pages(self, prefix: str, **options: Any) -> Iterator[Any]:
-        name = f"{self._address.prefix}/{prefix}" if self._address.prefix else prefix
-        options |= {"Bucket": self._bucket, "Prefix": name}
-        while True:
-            page = self._persist(lambda: self._client.list_objects_v2(**options), name)
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            options["ContinuationToken"] = page["NextContinuationToken"]
+    def _listed(self, operation: str, what: str, prefix: str, **options: Any) -> list[Any]:
+        """The entries of all pages of a listing."""
+        options |= {"Bucket": self._bucket, "Prefix": self._prefixed(prefix)}
+
+        def read(s3: Any) -> list[Any]:
+            pages = s3.get_paginator(operation).paginate(**options)
+            return [entry for page in pages for entry in page.get(what, ())]
+
+        return self._with_retries(options["Prefix"], read)
 
     # Removing.
 
+    @override
     def delete(self, key: str) -> None:
+        name = self._key(key)
         with suppress(NotFound):
-            self._persist(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._key(key)), self._key(key))
+            self._with_retries(name, lambda s3: s3.delete_object(Bucket=self._bucket, Key=name))
 
+    @override
     def discard_unfinished(self, prefix: str) -> int:
-        name = f"{self._address.prefix}/{prefix}" if self._address.prefix else prefix
         try:
-            found = self._persist(lambda: self._unfinished(name), name)
+            # some servers list more than they were asked for
+            found = [
+                upload
+                for upload in self._listed("list_multipart_uploads", "Uploads", prefix)
+                if upload["Key"].startswith(self._prefixed(prefix))
+            ]
             for upload in found:
-                self._abort(upload)
+                self._abort(upload["Key"], upload["UploadId"])
         except AccessDenied as exc:
-            print(f"unfinished uploads cannot be cleared, a lifecycle rule of the bucket can: {exc}", flush=True)
+            remedy = "or let a lifecycle rule of the bucket remove incomplete multipart uploads"
+            log.warning("cannot remove unfinished uploads, which does not affect the run: %s; %s", exc, remedy)
             return 0
         return len(found)
 
-    def _unfinished(self, name: str) -> list[dict[str, str]]:
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=name)
-        uploads = (upload for page in pages for upload in page.get("Uploads", ()))
-        return [
-            {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-            for upload in uploads
-            if upload["Key"].startswith(name)
-        ]
+    def _abort(self, name: str, upload: str) -> None:
+        def abort(s3: Any) -> None:
+            with suppress(s3.exceptions.NoSuchUpload):
+                s3.abort_multipart_upload(Bucket=self._bucket, Key=name, UploadId=upload)
 
-    def _abort(self, upload: dict[str, str]) -> None:
-        with suppress(NotFound):
-            self._persist(lambda: self._client.abort_multipart_upload(**upload), upload["Key"])
+        self._with_retries(name, abort)
 
 
-def _md5(data: bytes) -> str:
-    return b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+def _config(address: Address, attempts: int) -> Config:
+    # boto3's own checksums are refused by some servers that are not AWS, and stored inside the object by others.
+    when = "when_required" if address.endpoint_url else "when_supported"
+    return Config(
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        max_pool_connections=_CONNECTIONS,
+        retries={"total_max_attempts": attempts},
+        request_checksum_calculation=when,
+        response_checksum_validation=when,
+        s3={"addressing_style": address.style, "payload_signing_enabled": False},
+    )
+
+
+def _add_content_md5(params: dict[str, Any], **_: Any) -> None:
+    """The checksum that servers other than AWS know, to notice what was damaged on the way."""
+    body = params["body"]
+    file = BytesIO(body) if isinstance(body, bytes) else body
+    digest = hashlib.md5(usedforsecurity=False)
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    file.seek(0)
+    params["headers"]["Content-MD5"] = b64encode(digest.digest()).decode()
+
+
+def _differs(data: bytes, answer: Any) -> bool:
+    """Whether what was read has another MD5 than the object's ETag, where that is one: of a whole object that was written at
+    once and is not encrypted with a key of the user's."""
+    etag = re.fullmatch(r'"?([0-9a-f]{32})"?', answer.get("ETag", ""))
+    whole = answer.get("ContentRange", "").removeprefix(f"bytes 0-{len(data) - 1}/") in ("", str(len(data)))
+    if not etag or not whole or answer.get("SSEKMSKeyId") or answer.get("SSECustomerAlgorithm"):
+        return False
+    return hashlib.md5(data, usedforsecurity=False).hexdigest() != etag[1]
+
+
+def _may_pass(exc: BaseException) -> bool:
+    """Soon, by itself: keys and free space come from people."""
+    return isinstance(exc, Unavailable) and not isinstance(exc, (CredentialsError, StoreFull))
 
 
 def _seconds(variable: str, default: float) -> float:

@@ -1,28 +1,38 @@
-"""What botocore and urllib3 raise, as one sentence that names the bucket and the next step."""
+"""The one place where errors of boto3 and of what it stands on become ``StoreError``."""
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from boto3.exceptions import S3UploadFailedError
+from botocore import credentials
 from botocore import exceptions as boto
-from urllib3 import exceptions as http
 
-from cefr_batch.errors import AccessDenied, AlreadyExists, NotFound, StoreError, Unavailable
+from cefr_batch.errors import (
+    AccessDenied,
+    AlreadyExists,
+    CefrBatchError,
+    CredentialsError,
+    NotFound,
+    StoreError,
+    StoreFull,
+    Unavailable,
+)
 
-FOREIGN = (boto.ClientError, boto.BotoCoreError, http.HTTPError)
-
+_LIBRARIES = {"boto3", "botocore", "s3transfer", "awscrt", "urllib3"}
 _TRANSIENT_CODES = {
     "BadDigest",  # damaged on the way
     "ConditionalRequestConflict",
-    "InternalError",
+    "NoSuchUpload",  # some servers lose an unfinished upload when they restart
     "RequestTimeout",
-    "RequestTimeoutException",
-    "ServiceUnavailable",
-    "SlowDown",
     "Throttling",
-    "ThrottlingException",
-    "TooManyRequests",
+    "XAmzContentChecksumMismatch",
     "XAmzContentSHA256Mismatch",
 }
-_TOO_SLOW = {boto.ConnectTimeoutError, boto.ReadTimeoutError, http.ConnectTimeoutError, http.ReadTimeoutError}
+_TOO_SLOW = (boto.ConnectTimeoutError, boto.ReadTimeoutError)
+_NETWORK = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, OSError)
 _FULL_CODES = {"InsufficientStorage", "QuotaExceeded", "StorageFull", "XMinioStorageFull"}
 
 _NEEDED = (
@@ -33,8 +43,8 @@ _EXPIRED = "{at}: the credentials have expired; renew them (for single sign-on: 
 _CLOCK = "{at}: this machine's clock is wrong by more than the store accepts; set it (for example with chrony)"
 _REGION = "{at}: the bucket is in another region; give it, as in s3://{bucket}/…?region=eu-central-1"
 
-# Error code -> the sentence.
-_SENTENCES = {
+# Error code -> the message.
+_MESSAGES = {
     "NoSuchBucket": "{at}: bucket {bucket!r} does not exist; create it or correct --store",
     "InvalidBucketName": "{at}: {bucket!r} is not a bucket's name; correct --store",
     "AccessDenied": f"{{at}}: access to bucket {{bucket!r}} is denied; its owner must allow these keys {_NEEDED}",
@@ -50,31 +60,95 @@ _SENTENCES = {
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
 }
+_SAYS_NOTHING = {"Access Denied", "Forbidden", "Unauthorized"}  # what the code says already
 _BY_STATUS = {401: "InvalidAccessKeyId", 403: "AccessDenied", 301: "PermanentRedirect"}
+_KINDS: dict[str, type[StoreError]] = {
+    "AccessDenied": AccessDenied,
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"), CredentialsError),
+    **{code: CredentialsError for code, message in _MESSAGES.items() if message == _EXPIRED},
+}
 
-_NO_CREDENTIALS = (
-    "{at}: no credentials for bucket {bucket!r}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-)
+
+@contextmanager
+def translated(bucket: str, key: str, endpoint: str) -> Iterator[None]:
+    """Raise what boto3, the network and the sources of credentials raise in the block as ``StoreError``.
+
+    Anything else is a bug and passes.
+    """
+    try:
+        yield
+    except CefrBatchError:
+        raise
+    except Exception as exc:
+        if not _is_foreign(exc):
+            raise
+        raise explain(exc, bucket, key, endpoint) from exc
+
+
+def _is_foreign(exc: Exception) -> bool:
+    return (
+        isinstance(exc, (OSError, ValueError))
+        or bool(_packages(exc) & _LIBRARIES)
+        or credential_source(exc) is not None
+    )
+
+
+def _packages(exc: Exception) -> set[str]:
+    """The packages in which the error's class and those above it are defined."""
+    return {kind.__module__.partition(".")[0] for kind in type(exc).__mro__}
+
+
+def credential_source(exc: Exception) -> str | None:
+    """boto3's name of the source of credentials in which an error was raised; None if it was raised elsewhere.
+
+    What such a source raises (a token's file, a helper program, a metadata service) may be any exception.
+    """
+    source = None
+    for frame, _ in traceback.walk_tb(exc.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, credentials.CredentialProvider):
+            source = str(owner.METHOD)
+        elif isinstance(owner, credentials.RefreshableCredentials):
+            source = str(owner.method)
+    return source
 
 
 def explain(exc: Exception, bucket: str, key: str, endpoint: str) -> StoreError:
     """The error of ours that says what this one means for the object ``key``."""
     at = f"s3://{bucket}/{key}"
+    if isinstance(exc, S3UploadFailedError) and isinstance(exc.__context__, boto.ClientError):
+        exc = exc.__context__
+    detail = " ".join(str(exc).split()) or type(exc).__name__
+    if error := _about_credentials(exc, at, bucket, detail):
+        return error
     if isinstance(exc, boto.ClientError):
         return _answered(exc, at, bucket, endpoint)
-    if isinstance(exc, (boto.NoCredentialsError, boto.PartialCredentialsError)):
-        return StoreError(_NO_CREDENTIALS.format(at=at, bucket=bucket))
-    if isinstance(exc, (boto.ProfileNotFound, boto.ConfigParseError)):
-        return StoreError(f"{at}: {exc}; correct AWS_PROFILE or ~/.aws/config")
-    if isinstance(exc, (boto.CredentialRetrievalError, boto.SSOError, boto.UnauthorizedSSOTokenError)):
-        return StoreError(f"{_EXPIRED.format(at=at)} ({exc})")
-    if isinstance(exc, (boto.SSLError, http.SSLError)):
-        return StoreError(f"{at}: no secure connection to {endpoint}: {exc}; check endpoint_url, or set AWS_CA_BUNDLE")
-    if isinstance(exc, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, http.HTTPError)):
+    if isinstance(exc, boto.SSLError):
+        return StoreError(
+            f"{at}: no secure connection to {endpoint}: {detail}; check endpoint_url, or set AWS_CA_BUNDLE"
+        )
+    if isinstance(exc, OSError) and exc.filename:
+        return StoreError(f"{at}: cannot read {exc.filename}: {exc.strerror}")
+    if isinstance(exc, _NETWORK) or _packages(exc) & {"urllib3", "awscrt"}:
         return Unavailable(f"{at}: the store at {endpoint} cannot be reached ({_cause(exc)}); check endpoint_url")
     if "parse" in type(exc).__name__.lower():  # an answer that was cut off
-        return Unavailable(f"{at}: the store at {endpoint} gave an answer that cannot be read: {exc}")
-    return StoreError(f"{at}: {exc}")
+        return Unavailable(f"{at}: the store at {endpoint} gave an answer that cannot be read: {detail}")
+    return StoreError(f"{at}: {detail}")
+
+
+def _about_credentials(exc: Exception, at: str, bucket: str, detail: str) -> StoreError | None:
+    """For an error that arose before the store was asked."""
+    if isinstance(exc, (boto.ProfileNotFound, boto.ConfigParseError)):
+        return StoreError(f"{at}: {detail}; correct AWS_PROFILE or ~/.aws/config")
+    if isinstance(exc, (boto.NoCredentialsError, boto.PartialCredentialsError)):
+        keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        return CredentialsError(f"{at}: no credentials for bucket {bucket!r}; set {keys}")
+    if source := credential_source(exc):
+        said = "it gave something that is not JSON" if isinstance(exc, ValueError) else detail
+        return CredentialsError(f"{at}: no credentials from their source {source!r} ({said}); correct or renew it")
+    if isinstance(exc, (boto.CredentialRetrievalError, boto.SSOError, boto.TokenRetrievalError)):
+        return CredentialsError(f"{_EXPIRED.format(at=at)} ({detail})")
+    return None
 
 
 def _answered(exc: boto.ClientError, at: str, bucket: str, endpoint: str) -> StoreError:
@@ -82,25 +156,27 @@ def _answered(exc: boto.ClientError, at: str, bucket: str, endpoint: str) -> Sto
     status = int(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     code = str(exc.response.get("Error", {}).get("Code", ""))
     if code in _FULL_CODES or status == 507:
-        return StoreError(f"{at}: the store at {endpoint} is full ({code}); free some space there, then repeat this")
-    if code in _SENTENCES or (status in _BY_STATUS and code != "NoSuchKey"):
-        known = code if code in _SENTENCES else _BY_STATUS[status]
-        kind = AccessDenied if known == "AccessDenied" else StoreError
-        return kind(f"{_SENTENCES[known].format(at=at, bucket=bucket)} (endpoint {endpoint})")
+        return StoreFull(f"{at}: the store at {endpoint} is full ({code}); free some space there, then repeat this")
+    if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
+        return Unavailable(f"{at}: the store at {endpoint} has trouble ({status} {code}); repeat this later")
+    if code in _MESSAGES or (status in _BY_STATUS and code != "NoSuchKey"):
+        known = code if code in _MESSAGES else _BY_STATUS[status]
+        message = _MESSAGES[known].format(at=at, bucket=bucket)
+        said = " ".join(str(exc.response.get("Error", {}).get("Message") or "").split()).rstrip(".")
+        words = f"; it says: {said}" if said and said not in _SAYS_NOTHING else ""
+        return _KINDS.get(known, StoreError)(f"{message} (endpoint {endpoint}{words})")
     if status == 404:
         return NotFound(f"{at} does not exist")
     if status == 412:
         return AlreadyExists(f"{at} exists already")
-    if code in _TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status != 501):
-        return Unavailable(f"{at}: the store at {endpoint} has trouble ({status} {code}); repeat this later")
-    return StoreError(f"{at}: the store at {endpoint} refused: {exc}")
+    return StoreError(f"{at}: the store at {endpoint} refused: {' '.join(str(exc).split())}")
 
 
 def _cause(exc: Exception) -> str:
     """The innermost reason, without the objects' addresses that urllib3 prints."""
-    if type(exc) in _TOO_SLOW:  # a refused connection is a subclass
+    if isinstance(exc, _TOO_SLOW):
         return "it did not answer in time"
     inner: BaseException = exc
     while inner.__cause__ or inner.__context__:
         inner = inner.__cause__ or inner.__context__ or inner
-    return (getattr(inner, "strerror", None) or str(inner) or type(inner).__name__).strip()
+    return " ".join((getattr(inner, "strerror", None) or str(inner) or type(inner).__name__).split())

@@ -1,257 +1,246 @@
-"""Many objects at once: read in parallel, hashed on the way, written aside and renamed, resumed where it stopped."""
+"""Many objects at once: read in parallel, hashed on the way, written aside and renamed, resumed after an interruption."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from errno import ENOSPC
+from errno import EDQUOT, ENOSPC
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from cefr_batch.errors import Damaged, StoreError, Unavailable
 from cefr_batch.files import sha256_file
-from cefr_batch.store.base import Store
+from cefr_batch.store.base import ObjectInfo, Store
 
 PART_BYTES = 8 << 20
 # How far reading runs ahead of what is hashed and written: this bounds memory, and what a killed process fetches again.
 _AHEAD_BYTES = 40 << 20
+_LEAST_COST = 1 << 19  # of a small object, so that not too many are read ahead
 _THREADS = 16
 _ASIDE = ".aside-"
-_TRIES = 3  # of an object whose hash comes out wrong
-_DAMAGED = "its SHA-256 is not the recorded one"
+_DAMAGED = "its checksum (SHA-256) differs from the recorded one"
+
+OnBytes = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Item:
-    """An object to read: its key, its size in bytes, and its SHA-256 if that is known."""
+class TransferItem:
+    """An object with its recorded size in bytes and SHA-256."""
 
     key: str
     size: int
-    sha256: str | None
+    sha256: str
 
 
-@dataclass(frozen=True)
-class Span:
-    """The bytes of an item from ``start`` to before ``stop``."""
+class _Part(NamedTuple):
+    """The bytes of an object of ``size`` bytes from ``start`` to before ``stop``."""
 
-    item: Item
+    key: str
+    size: int
     start: int
     stop: int
 
-    @property
-    def size(self) -> int:
-        return self.stop - self.start
 
-    @property
-    def is_last(self) -> bool:
-        return self.stop == self.item.size
+_Incoming = tuple[_Part, "Future[bytes]"]
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+def fetch(store: Store, key: str, path: Path) -> None:
+    """Write one small object to a path, without a check: whole or not at all."""
+    data = store.get(key)
+    aside = path.with_name(f"{_ASIDE}{path.name}")
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        aside.replace(path)
 
 
 def download(
-    store: Store,
-    items: Sequence[Item],
-    path_of: Callable[[Item], Path],
-    on_bytes: Callable[[int], None] = lambda _: None,
+    store: Store, items: Iterable[TransferItem], path_of: Callable[[TransferItem], Path], on_bytes: OnBytes = _ignore
 ) -> None:
-    """Write each object to its path. What is there already with the right hash is kept; a part that an interrupted
-    download left is continued. ``on_bytes`` gets the sizes of what was read or found in place; negative: once more.
+    """Write each object to its path. Idempotent: what is there with the right hash is kept, an interrupted file resumed.
 
-    Raises ``StoreError`` for an object that is missing or damaged, and where a file cannot be written.
+    A path is never half-written. After a kill at most 40 MB are fetched again. ``on_bytes`` gets the sizes of what was
+    read or found in place, and a negative one where an object is fetched again. Raises ``StoreError`` for an object that
+    is missing or damaged, and for a file that cannot be written.
     """
-    for _ in range(_TRIES):
-        items = _save(store, items, path_of, on_bytes)
-        if not items:
-            return
-        on_bytes(-sum(item.size for item in items))
-    raise Damaged("\n".join(f"{store.locate(item.key)} is damaged: {_DAMAGED}" for item in items[:20]))
+    damaged = _fetch(store, list(dict.fromkeys(items)), path_of, on_bytes)
+    if damaged:  # on the way, or on this disk since an earlier download was interrupted: fetch it again from its start
+        on_bytes(-sum(item.size for item in damaged))
+        damaged = _fetch(store, damaged, path_of, on_bytes)
+    if damaged:
+        raise Damaged(
+            "\n".join(
+                f"{store.locate(item.key)} is damaged or was changed: {_DAMAGED}; restore it from a copy"
+                for item in damaged[:20]
+            )
+        )
 
 
-def verify(store: Store, items: Sequence[Item], on_bytes: Callable[[int], None] = lambda _: None) -> dict[str, str]:
+def verify(store: Store, items: Sequence[TransferItem], on_bytes: OnBytes = _ignore) -> dict[str, str]:
     """Read all objects and write none; return what is wrong, by key. Raises ``Unavailable`` if the store is."""
-    wrong: dict[str, str] = {}
-    for _ in range(_TRIES):
-        wrong = _check(store, items, on_bytes)
-        items = [item for item in items if item.key in wrong]
-        if not items:
-            break
-        on_bytes(-sum(item.size for item in items))
-    return wrong
+    found = _digests(store, items, on_bytes)
+    recorded = {item.key: item.sha256 for item in items}
+    return {
+        key: str(digest) if isinstance(digest, StoreError) else _DAMAGED
+        for key, digest in found
+        if digest != recorded[key]
+    }
+
+
+def hashes(store: Store, objects: Iterable[ObjectInfo]) -> dict[str, str]:
+    """Read all objects and write none; return the SHA-256 of each, by key. Raises ``StoreError`` if one is missing."""
+    found = {}
+    for key, digest in _digests(store, objects):
+        if isinstance(digest, StoreError):
+            raise digest
+        found[key] = digest
+    return found
 
 
 def upload(store: Store, files: Mapping[str, Path]) -> dict[str, str]:
     """Write objects from files, several at a time, in no order; return the SHA-256 of each, by key."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        sent = {key: pool.submit(store.put_file, key, path) for key, path in files.items()}
-        try:
-            return {key: future.result() for key, future in sent.items()}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def hashes(store: Store, items: Sequence[Item]) -> dict[str, str]:
-    """Read all objects and write none; return the SHA-256 of each, by key. Raises ``StoreError`` if one is missing."""
-    found = {}
-    for item, digest in _digests(store, items):
-        if isinstance(digest, StoreError):
-            raise digest
-        found[item.key] = digest
-    return found
-
-
-def _check(store: Store, items: Iterable[Item], on_bytes: Callable[[int], None]) -> dict[str, str]:
-    wrong = {}
-    for item, digest in _digests(store, items, on_bytes):
-        if digest != item.sha256:
-            wrong[item.key] = str(digest) if isinstance(digest, StoreError) else _DAMAGED
-    return wrong
+        return dict(zip(files, pool.map(store.put_file, files.keys(), files.values()), strict=True))
 
 
 def _digests(
-    store: Store, items: Iterable[Item], on_bytes: Callable[[int], None] = lambda _: None
-) -> Iterator[tuple[Item, str | StoreError]]:
-    """Each item and its SHA-256 as it is stored, or why it cannot be read. Raises ``Unavailable`` if the store is."""
-    digest, error = hashlib.sha256(), None
-    for span, part in _read_ahead(store, (span for item in items for span in _spans(item, 0))):
-        try:
-            digest.update(part.result())
-        except Unavailable:
-            raise
-        except StoreError as exc:
-            error = exc
-        on_bytes(span.size)
-        if span.is_last:
-            yield span.item, error or digest.hexdigest()
+    store: Store, objects: Iterable[TransferItem | ObjectInfo], on_bytes: OnBytes = _ignore
+) -> Iterator[tuple[str, str | StoreError]]:
+    """Each object's key and its SHA-256 as it is stored, or why it cannot be read. ``Unavailable`` if the store is."""
+    with closing(_read_ahead(store, (part for one in objects for part in _parts(one.key, one.size)))) as reading:
+        for key, incoming in groupby(reading, key=lambda pair: pair[0].key):
             digest, error = hashlib.sha256(), None
+            for part, data in incoming:
+                try:
+                    digest.update(data.result())
+                except Unavailable:
+                    raise
+                except StoreError as exc:
+                    error = exc
+                on_bytes(part.stop - part.start)
+            yield key, error or digest.hexdigest()
 
 
-def _save(
-    store: Store, items: Iterable[Item], path_of: Callable[[Item], Path], on_bytes: Callable[[int], None]
-) -> list[Item]:
+def _fetch(
+    store: Store, items: Sequence[TransferItem], path_of: Callable[[TransferItem], Path], on_bytes: OnBytes
+) -> list[TransferItem]:
     """Fetch what is not there; return the items that came with a wrong hash, of which nothing is kept."""
+    by_key = {item.key: item for item in items}
     damaged = []
-    file: _Incoming | None = None
-    try:
-        for span, part in _read_ahead(store, _missing(items, path_of, on_bytes)):
-            file = file or _Incoming.begin(span, path_of(span.item))
-            file.write(part.result())
-            on_bytes(span.size)
-            if span.is_last:
-                if not file.finish(span.item.sha256):
-                    damaged.append(span.item)
-                file = None
-    finally:
-        if file:
-            file.close()
+    with closing(_read_ahead(store, _missing(items, path_of, on_bytes))) as reading:
+        for key, incoming in groupby(reading, key=lambda pair: pair[0].key):
+            item = by_key[key]
+            if not _write(item, path_of(item), incoming, on_bytes):
+                damaged.append(item)
     return damaged
 
 
-def _missing(items: Iterable[Item], path_of: Callable[[Item], Path], on_bytes: Callable[[int], None]) -> Iterator[Span]:
-    """The spans that are to be read."""
+def _missing(
+    items: Iterable[TransferItem], path_of: Callable[[TransferItem], Path], on_bytes: OnBytes
+) -> Iterator[_Part]:
+    """The parts that have to be read."""
     for item in items:
         path = path_of(item)
         if _is_there(item, path):
             on_bytes(item.size)
-            continue
-        aside = _aside(item, path)
-        begun = aside.stat().st_size if item.sha256 and aside.is_file() else 0
-        start = begun if begun <= item.size else 0
-        if start:
-            on_bytes(start)
-        yield from _spans(item, start)
+        else:
+            if start := _resume_at(item, _aside(item, path)):
+                on_bytes(start)
+            yield from _parts(item.key, item.size, start)
 
 
-def _is_there(item: Item, path: Path) -> bool:
-    if not item.sha256 or not path.is_file() or path.is_symlink() or path.stat().st_size != item.size:
+def _is_there(item: TransferItem, path: Path) -> bool:
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != item.size:
         return False
     with _writing(path):
         return sha256_file(path) == item.sha256
 
 
-def _spans(item: Item, start: int) -> Iterator[Span]:
-    """From ``start`` on; at least one, so that every item has a last one."""
-    for at in range(start, max(item.size, start + 1), PART_BYTES):
-        yield Span(item, at, min(at + PART_BYTES, item.size))
+def _parts(key: str, size: int, start: int = 0) -> Iterator[_Part]:
+    """From ``start`` on; at least one, so that every object is looked at."""
+    for at in range(start, max(size, start + 1), PART_BYTES):
+        yield _Part(key, size, at, min(at + PART_BYTES, size))
 
 
-def _read_ahead(store: Store, spans: Iterable[Span]) -> Iterator[tuple[Span, Future[bytes]]]:
-    """The spans in their order, each being read; reading runs ahead by as much as memory may hold."""
-    waiting: deque[tuple[Span, Future[bytes]]] = deque()
+def _read_ahead(store: Store, parts: Iterable[_Part]) -> Generator[_Incoming, None, None]:
+    """The parts in their order, each being read; reading runs ahead by as much as memory may hold."""
+    waiting: deque[tuple[_Part, Future[bytes], int]] = deque()
     ahead = 0
     pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
     try:
-        for span in spans:
-            while waiting and (ahead + span.size > _AHEAD_BYTES or len(waiting) >= 4 * _THREADS):
-                ahead -= waiting[0][0].size
-                yield waiting.popleft()
-            waiting.append((span, pool.submit(_read, store, span)))
-            ahead += span.size
-        while waiting:
-            yield waiting.popleft()
+        for part in parts:
+            cost = max(part.stop - part.start, _LEAST_COST)
+            while waiting and ahead + cost > _AHEAD_BYTES:
+                first, data, paid = waiting.popleft()
+                ahead -= paid
+                yield first, data
+            waiting.append((part, pool.submit(_read, store, part), cost))
+            ahead += cost
+        for first, data, _ in waiting:
+            yield first, data
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(store: Store, span: Span) -> bytes:
-    if span.start and not span.size:  # all of it is here already
+def _read(store: Store, part: _Part) -> bytes:
+    if part.start and part.start == part.stop:  # all of it is here already
         return b""
-    data = store.get(span.item.key, start=span.start, stop=span.stop or None)
-    if len(data) != span.size:
-        raise Damaged(f"{store.locate(span.item.key)} does not have the recorded size of {span.item.size} bytes")
+    data = store.get(part.key, start=part.start, stop=part.stop or None)
+    if len(data) != part.stop - part.start:
+        raise Damaged(
+            f"{store.locate(part.key)} is damaged or was changed: it does not have the recorded size of {part.size} bytes; "
+            "restore it from a copy"
+        )
     return data
 
 
-def _aside(item: Item, path: Path) -> Path:
-    """Bound to the content: what was begun of another version is not continued."""
-    return path.with_name(f"{_ASIDE}{(item.sha256 or 'unknown')[:16]}-{path.name}")
+def _aside(item: TransferItem, path: Path) -> Path:
+    """Bound to the content: an interrupted download of another version is not resumed."""
+    return path.with_name(f"{_ASIDE}{item.sha256[:16]}-{path.name}")
 
 
-@dataclass
-class _Incoming:
-    """A file that is being written aside, in order, and hashed on the way."""
+def _resume_at(item: TransferItem, aside: Path) -> int:
+    """How many bytes an interrupted download left; none if it is more than the object has."""
+    size = aside.stat().st_size if aside.is_file() else 0
+    return size if size <= item.size else 0
 
-    path: Path
-    aside: Path
-    file: BinaryIO
-    digest: hashlib._Hash
 
-    @classmethod
-    def begin(cls, span: Span, path: Path) -> _Incoming:
-        aside = _aside(span.item, path)
-        with _writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = aside.open("r+b" if span.start else "wb")
-            digest = hashlib.sha256()
-            left = span.start
-            while left and (chunk := file.read(min(left, PART_BYTES))):
-                digest.update(chunk)
-                left -= len(chunk)
-        return cls(path, aside, file, digest)
+def _write(item: TransferItem, path: Path, parts: Iterable[_Incoming], on_bytes: OnBytes) -> bool:
+    """Append the parts aside, then rename the file to ``path`` if its hash is right; else remove it."""
+    aside = _aside(item, path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        start = _resume_at(item, aside)
+        with aside.open("r+b" if start else "wb") as file:
+            digest = _digest_of_first(start, file)
+            for _, part in parts:
+                data = part.result()
+                digest.update(data)
+                file.write(data)
+                file.flush()  # a kill now loses nothing of it
+                on_bytes(len(data))
+        if digest.hexdigest() != item.sha256:
+            aside.unlink()
+            return False
+        aside.replace(path)
+    return True
 
-    def write(self, data: bytes) -> None:
-        self.digest.update(data)
-        with _writing(self.path):
-            self.file.write(data)
-            self.file.flush()
 
-    def finish(self, sha256: str | None) -> bool:
-        """Give the file its name, unless its hash is wrong: then remove it."""
-        self.close()
-        good = sha256 in (None, self.digest.hexdigest())
-        with _writing(self.path):
-            if good:
-                os.replace(self.aside, self.path)
-            else:
-                self.aside.unlink()
-        return good
-
-    def close(self) -> None:
-        self.file.close()
+def _digest_of_first(count: int, file: BinaryIO) -> hashlib._Hash:
+    digest = hashlib.sha256()
+    while count and (chunk := file.read(min(count, PART_BYTES))):
+        digest.update(chunk)
+        count -= len(chunk)
+    return digest
 
 
 @contextmanager
@@ -259,5 +248,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        hint = "; free some space, then repeat this: it goes on where it stopped" if exc.errno == ENOSPC else ""
+        hint = (
+            "; free some space, then repeat this: it resumes where it stopped" if exc.errno in (ENOSPC, EDQUOT) else ""
+        )
         raise StoreError(f"cannot write {path}: {exc.strerror or exc}{hint}") from exc

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from clusters import slurm
-from stored_runs import add_complete
+from support.stored_runs import add_complete
 
 from benchmarks import models, transfers
 from benchmarks.measure import OURS, ROOT, Comparison, Took, in_turns, median, process, ratio, seconds_of
@@ -49,7 +49,8 @@ def _help(rounds: int) -> Comparison:
 
 
 def _submit(model: Path, store: Path, *more: str) -> list[str | Path]:
-    return [*CLI, "submit", "--level", "B1", "--set", f"model.name={model}", "--store", store, *more]
+    settings = ("--set", f"model.name={model}", "--set", "training.max_length=1024")  # a small vocabulary, long texts
+    return [*CLI, "submit", "--level", "B1", *settings, "--store", store, *more]
 
 
 def _dry_run(rounds: int, model: Path, folder: Path) -> Comparison:

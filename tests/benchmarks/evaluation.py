@@ -1,4 +1,4 @@
-"""Baseline and tuned evaluation, loading included, against the seed's way. Both compute in fp32, so that losses compare."""
+"""Baseline and tuned evaluation, loading included, against the first script. Both in fp32, so that losses compare."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import models
 from benchmarks.measure import OURS, Comparison, in_turns, median, ratio, script
 
-SEED = "seed's way"
+FIRST_SCRIPT = "first script"
 
 
 def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
@@ -29,15 +29,17 @@ def _evaluates(name: str, model: Path, folder: Path, number: int, rounds: int) -
         result: dict[str, Any] = script(program, model, adapter, examples, str(number)).result()
         return result
 
-    results = in_turns(rounds, {OURS: lambda: way("evaluate_ours.py"), SEED: lambda: way("evaluate_seed.py")})
+    results = in_turns(
+        rounds, {OURS: lambda: way("evaluate_ours.py"), FIRST_SCRIPT: lambda: way("evaluate_first_script.py")}
+    )
     seconds = {one: [result["seconds"] for result in several] for one, several in results.items()}
     memory = {one: median([result["peak_mb"] for result in several]) for one, several in results.items()}
-    apart = max(abs(a - b) for a, b in zip(results[OURS][0]["losses"], results[SEED][0]["losses"], strict=True))
-    times, share = ratio(seconds, SEED), memory[OURS] / memory[SEED]
+    apart = max(abs(a - b) for a, b in zip(results[OURS][0]["losses"], results[FIRST_SCRIPT][0]["losses"], strict=True))
+    times, share = ratio(seconds, FIRST_SCRIPT), memory[OURS] / memory[FIRST_SCRIPT]
     half = vocabulary_is_large(model)
     return Comparison(
         "evaluation", f"baseline + tuned on {number} B1 examples: {name}", seconds,
-        "≥ 1.3 × the seed's way; losses equal to 1e-4" + ("; peak memory ≤ half" if half else ""),
+        "≥ 1.3 × the first script; losses equal to 1e-4" + ("; peak memory ≤ half" if half else ""),
         f"{times:.2f} ×; losses {apart:.1e} apart; memory {share:.2f} of it",
         times >= 1.3 and apart <= 1e-4 and (share <= 0.5 or not half),
         (f"memory beyond imports: {', '.join(f'{one} {mb:,.0f} MB' for one, mb in memory.items())}",),

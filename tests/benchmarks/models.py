@@ -10,8 +10,8 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def smollm2() -> Path:
-    from cefr_batch.levels import ModelSpec
-    from cefr_batch.pretrained import resolve_model
+    from cefr_batch.config.schema import ModelSpec
+    from cefr_batch.models.resolve import resolve_model
 
     return resolve_model(ModelSpec(name="smollm2", revision=None, alias=None, load_in_4bit=False))
 
@@ -44,7 +44,7 @@ def random_llama(
 
 
 def random_adapter(model: Path, folder: Path, rank: int) -> Path:
-    """A LoRA adapter of the seed's shape whose B is not zero, as training leaves it."""
+    """A LoRA adapter of the first script's shape whose B is not zero, as training leaves it."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -61,9 +61,9 @@ def random_adapter(model: Path, folder: Path, rank: int) -> Path:
 
 def b1_examples(file: Path, number: int) -> Path:
     """The first of the published B1 evaluation examples; where those are missing, built ones."""
+    from cefr_batch.config.load import load_spec
     from cefr_batch.data import load_dataset
     from cefr_batch.data.examples import list_format
-    from cefr_batch.spec import load_spec
 
     overrides = [f"data.train={PUBLISHED}", f"data.eval={PUBLISHED}"] if PUBLISHED.is_file() else ["data.examples=200"]
     spec = load_spec("B1", overrides=[*overrides, "reference=null"])

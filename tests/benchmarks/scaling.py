@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stored_runs import add_complete
+from support.stored_runs import add_complete
 
 from benchmarks import building, models, transfers
 from benchmarks.measure import OURS, Comparison, median, process
@@ -32,7 +32,7 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
         return process([*CLI, "submit", *chosen, *model, *place, "--dry-run"]).seconds
 
     found = [
-        _slope("examples built and checked", examples, (100, 200) if tiny else (10_000, 30_000, 100_000), rounds),
+        _slope("examples built and checked", examples, (100, 200) if tiny else (2_000, 6_000, 20_000), rounds),
         _slope("levels of one submit --dry-run", levels, (1, 2) if tiny else (1, 3, 5), rounds),
     ]
     if tiny:

@@ -49,10 +49,10 @@ def keep(row: str, comparisons: Sequence[Comparison], took: float) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    from cefr_batch.run.model import Machine
+    from cefr_batch.models.device import this_machine
 
     return {
-        "cpu": Machine.here().cpu, "cores": os.cpu_count(), "load": round(os.getloadavg()[1], 1),
+        "cpu": this_machine().cpu, "cores": os.cpu_count(), "load": round(os.getloadavg()[1], 1),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES},
     }  # fmt: skip

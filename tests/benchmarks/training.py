@@ -48,17 +48,18 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
 
 def _inputs(folder: Path, model: Path, steps: int, batch: int) -> list[Path]:
     """The first B1 examples as tokens (without the published data, built ones), and the settings of all ways."""
-    from cefr_batch.data import load_dataset
+    from cefr_batch.config.load import load_spec
+    from cefr_batch.data import load_dataset, prompt_format
+    from cefr_batch.data.encoding import encode
     from cefr_batch.data.examples import list_format
-    from cefr_batch.run.evaluate import encode
-    from cefr_batch.run.model import load_tokenizer
-    from cefr_batch.spec import load_spec
+    from cefr_batch.models.loading import load_tokenizer
 
     file = DATA / "training_data_b1_list_format_train.json"
     overrides = [f"data.train={file}", f"data.eval={file}"] if file.is_file() else ["data.examples=200"]
     spec = load_spec("B1", overrides=[*overrides, f"model.name={model}", "backend=peft"])
     examples = load_dataset(spec.data, spec.level).train[: steps * batch]
-    tokens = [one.ids for one in encode(load_tokenizer(model), examples, spec.training.max_length)]
+    prompts = prompt_format("alpaca", model)
+    tokens = [one.ids for one in encode(load_tokenizer(model), prompts, examples, spec.training.max_length)]
     settings: dict[str, Any] = {
         "lora": {
             "r": spec.lora.rank, "lora_alpha": spec.lora.alpha, "lora_dropout": spec.lora.dropout,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
 from cefr_batch import __version__
-from cefr_batch.cli import cmd_status
 from cefr_batch.cli.main import COMMANDS, LazyGroup, cli
 from cefr_batch.errors import CefrBatchError, Interrupted, NotFound, UsageError
+from cefr_batch.runner import Session
 
 Run = Callable[..., Any]
 
@@ -46,7 +48,7 @@ def test_an_unknown_command_is_a_usage_error_that_names_close_ones(cefr_batch: R
     assert "did you mean status?" in result.err
     result = cefr_batch("xyzzy")
     assert result.code == 2
-    assert "valid: submit," in result.err
+    assert "valid: init, config, submit," in result.err
 
 
 def test_an_unknown_option_is_a_usage_error(cefr_batch: Run) -> None:
@@ -71,7 +73,7 @@ def test_an_expected_error_is_a_message_and_an_exit_code(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cmd_status, "run_states", fail)
+    monkeypatch.setattr(Session, "status", fail)
     result = cefr_batch("status")
     assert (result.code, result.out, result.err) == (code, "", shown)
 
@@ -92,7 +94,7 @@ def test_a_bug_keeps_its_traceback_and_asks_for_a_report(cefr_batch: Run, monkey
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a real bug")
 
-    monkeypatch.setattr(cmd_status, "run_states", fail)
+    monkeypatch.setattr(Session, "status", fail)
     result = cefr_batch("status")
     assert result.code == 1
     assert "Traceback" in result.err
@@ -104,6 +106,18 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     script = f"{sys.executable} -m cefr_batch submit --help | true"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_ctrl_c_while_the_command_line_loads_shows_no_traceback(tmp_path: Path) -> None:
+    """A library that stands in for click, and for the moment."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "cefr_batch", "--help"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_the_installed_command_and_the_module_are_the_same() -> None:

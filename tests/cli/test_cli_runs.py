@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import started, until
+from support.stand_in import started, status, until
 
-from cefr_batch import layout
-from cefr_batch.launch.state import run_states
-from cefr_batch.launch.submission import now, read_submission
+from cefr_batch.records import layout
+from cefr_batch.runner.status import run_states
+from cefr_batch.runner.submission import read_submission
 from cefr_batch.store.local import LocalStore
 
 pytestmark = pytest.mark.usefixtures("stand_in_jobs")
@@ -61,6 +62,16 @@ def test_what_is_no_run_s_name_is_refused_before_the_store_is_asked(name: str, c
     result = cefr_batch("status", "--", name)
     assert result.code == 2
     assert "is not a run's name" in result.err
+
+
+def test_a_run_that_was_never_started_is_not_the_newest_of_its_level(
+    cefr_batch: Run, claimed: Claimed, store: LocalStore
+) -> None:
+    older, newer = claimed("A1"), claimed("A1")
+    assert newer in cefr_batch("status", "--level", "A1").out, "none was started"
+    store.put_json(layout.run_key(older, layout.STATUS), status(older, "RUNNING"))
+    shown = cefr_batch("status", "--level", "A1").out
+    assert (older in shown, newer in shown) == (True, False)
 
 
 def test_a_level_means_its_newest_run(cefr_batch: Run, claimed: Claimed, store: LocalStore) -> None:
@@ -116,6 +127,20 @@ def test_status_and_list_show_every_run_and_json_is_one_document(
     assert f"`cefr-batch resume {waiting}` starts it" in cefr_batch("status").out
 
 
+def test_a_table_that_is_piped_is_not_wrapped_cut_or_drawn(
+    cefr_batch: Run, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    run, reason = "a" * 55 + "-b1-v1", "why " * 100
+    store.put_json(layout.run_key(run, layout.SPEC), {"run": run})
+    store.put_json(layout.run_key(run, layout.STATUS), {**status(run, "FAILED"), "message": f"[red]{reason}:smile:"})
+    for command in ("status", "list"):
+        out = cefr_batch(command).out
+        assert any(line.startswith(f"{run}  ") for line in out.splitlines())
+        assert f"[red]{reason}:smile:" in out
+        assert out.isascii(), "no box is drawn"
+
+
 def test_a_damaged_run_does_not_hide_the_others(cefr_batch: Run, claimed: Claimed, store: LocalStore) -> None:
     good, bad = claimed("A1"), claimed("B1")
     store.put(layout.run_key(bad, layout.SUBMISSION), b"{")
@@ -138,7 +163,7 @@ def test_status_watch_ends_when_all_are_finished(
     (folder / f"{run}.fail").touch()
     cefr_batch("resume", run)
     result = cefr_batch("status", run, "--watch")
-    assert result.code == 0
+    assert result.code == 1
     assert f"{run}: FAILED, stage train, step 3/12, loss 1.250" in result.out
     assert "the stage train failed as asked" in result.out
 
@@ -294,11 +319,10 @@ def test_a_run_that_kubectl_started_is_neither_stopped_nor_started_again_from_he
 ) -> None:
     """As after `render`, or with k8s/base: there is no record of a submission."""
     run = claimed("A1")
-    status = {"run": run, "state": "RUNNING", "attempt": 1, "host": "a-pod", "stage": "train"}
-    store.put_json(layout.run_key(run, layout.STATUS), {**status, "updated_at": now()})
+    store.put_json(layout.run_key(run, layout.STATUS), {**status(run, "RUNNING"), "host": "a-pod"})
     result = cefr_batch("cancel", run)
     assert (result.code, "it was not started by submit; whoever started it can stop it" in result.out) == (0, True)
-    store.put_json(layout.run_key(run, layout.STATUS), {**status, "state": "FAILED", "updated_at": now()})
+    store.put_json(layout.run_key(run, layout.STATUS), {**status(run, "FAILED"), "host": "a-pod"})
     result = cefr_batch("resume", run)
     assert (result.code, "was not started by submit; start its job again where it ran" in result.err) == (1, True)
     assert cefr_batch("resume", run, "--force").code == 0
@@ -329,8 +353,8 @@ def test_wait_exits_1_with_each_reason_and_the_next_step(
     assert result.code == 1
     assert "error: 2 of 3 runs did not succeed:" in result.err
     assert f"{failing}: FAILED: the stage train failed as asked" in result.err
-    assert f"{vanishing}: FAILED: its process is gone without a word" in result.err
-    assert f"`cefr-batch resume {vanishing}` goes on from the last checkpoint" in result.err
+    assert f"{vanishing}: FAILED: its process exited without reporting a status" in result.err
+    assert f"`cefr-batch resume {vanishing}` resumes it from the last checkpoint" in result.err
     assert f"cefr-batch logs {failing}" in result.err
     assert "Traceback" not in result.err
 
@@ -344,7 +368,7 @@ def test_ctrl_c_while_waiting_leaves_the_jobs_running(claimed: Claimed, store: L
     waiting.send_signal(signal.SIGINT)
     _, err = waiting.communicate(timeout=20)
     assert waiting.returncode == 130
-    assert "the jobs go on" in err
+    assert "the jobs continue" in err
     assert f"cefr-batch status {run} --watch" in err
     assert f"cefr-batch cancel {run}" in err
     assert "Traceback" not in err
@@ -364,16 +388,16 @@ def test_on_a_terminal_waiting_shows_one_line_per_run(claimed: Claimed, store: L
     except OSError:  # the other end is closed
         pass
     assert waiting.wait(20) == 0
-    assert b"TIME LEFT" in shown
-    assert f"{run}  SUCCEEDED".encode() in shown
+    assert b"ELAPSED" in shown
+    assert f"{run}  SUCCEEDED" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
 def _command(*arguments: str, store: LocalStore, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """The command line in a process of its own, with stand-in jobs."""
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "from cefr_batch.launch import LAUNCHERS\n"
-        "LAUNCHERS['local'] = 'stand_in:StandInLauncher'\n"
+        "from cefr_batch.schedulers import SCHEDULERS\n"
+        "SCHEDULERS['local'] = 'support.stand_in:StandInLauncher'\n"
         "from cefr_batch.cli.main import main\n"
         "sys.exit(main())"
     )

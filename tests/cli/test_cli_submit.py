@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from stand_in import StandInLauncher, started, until
+from support.stand_in import StandInLauncher, started, until
 
-from cefr_batch import layout
-from cefr_batch.data import fetch_dataset
-from cefr_batch.errors import LaunchError
-from cefr_batch.launch import LAUNCHERS, Job
-from cefr_batch.launch.local import LocalLauncher, LocalRequest
-from cefr_batch.launch.state import run_states
-from cefr_batch.launch.submission import read_submission
+from cefr_batch.errors import SchedulerError
+from cefr_batch.records import layout
+from cefr_batch.runner import Session
+from cefr_batch.runner.status import run_states
+from cefr_batch.runner.submission import read_submission
+from cefr_batch.schedulers import SCHEDULERS, Job, Observation, State
+from cefr_batch.schedulers.local.scheduler import LocalRequest, LocalScheduler
+from cefr_batch.store.datasets import fetch_dataset
 from cefr_batch.store.local import LocalStore
 
 Run = Callable[..., Any]
@@ -101,11 +105,11 @@ def test_what_dry_run_shows_is_what_is_started(
     shown = json.loads(cefr_batch("submit", "--level", "A1", *tiny, "--dry-run", "--json").out)["request"]
     sent: list[str] = []
 
-    def submit(self: LocalLauncher, request: tuple[LocalRequest, ...]) -> list[str]:
+    def submit(self: LocalScheduler, request: tuple[LocalRequest, ...]) -> list[str]:
         sent.append(self.describe(request))
-        raise LaunchError("only looking")
+        raise SchedulerError("only looking")
 
-    monkeypatch.setattr(LocalLauncher, "submit", submit)
+    monkeypatch.setattr(LocalScheduler, "submit", submit)
     cefr_batch("submit", "--level", "A1", *tiny)
     assert sent == [shown]
 
@@ -118,7 +122,7 @@ def test_every_problem_of_every_level_is_in_one_message_and_nothing_is_written(
     before = sorted(tmp_path.rglob("*"))
     result = cefr_batch("submit", "--level", "A1", "--level", "B1", *tiny, "--set", "training.max_length=30")
     assert (result.code, result.out) == (1, "")
-    assert "error: 3 problems, nothing was started:" in result.err
+    assert "error: 7 problems, nothing was started:" in result.err
     assert "level A1, training.max_length: 30 tokens would cut" in result.err
     assert "level B1, training.max_length: 30 tokens would cut" in result.err
     assert f"{tmp_path / 'file' / 'work'} cannot be written" in result.err
@@ -163,7 +167,7 @@ class FullLauncher(StandInLauncher):
 
     def start(self, request: LocalRequest) -> str:
         if self.jobs:
-            raise LaunchError("the machine is full")
+            raise SchedulerError("the machine is full")
         self.jobs.append(super().start(request))
         return self.jobs[-1]
 
@@ -171,7 +175,7 @@ class FullLauncher(StandInLauncher):
 def test_a_launcher_that_fails_halfway_starts_nothing_and_leaves_no_phantom(
     cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:FullLauncher")
+    monkeypatch.setitem(SCHEDULERS, "local", f"{__name__}:FullLauncher")
     monkeypatch.setattr(FullLauncher, "jobs", [])
     result = cefr_batch("submit", "--level", "A1", "--level", "A2", "--level", "B1", *tiny)
     assert result.code == 1
@@ -179,6 +183,72 @@ def test_a_launcher_that_fails_halfway_starts_nothing_and_leaves_no_phantom(
     assert store.folders("runs/") == []
     job = Job("tiny-a1-peft-v1", FullLauncher.jobs[0])
     until(lambda: FullLauncher().observe([job])[job].state.finished)
+
+
+# A store that does not take the record of a submission until the test says so, and then refuses it.
+SLOW_RECORDS = """
+import os, sys, time
+sys.path.insert(0, sys.argv.pop(1))
+from pathlib import Path
+from cefr_batch.cli.main import main
+from cefr_batch.errors import Unavailable
+from cefr_batch.schedulers import SCHEDULERS
+from cefr_batch.store.local import LocalStore
+
+SCHEDULERS["local"] = "support.stand_in:StandInLauncher"
+orders, put = Path(os.environ["CEFR_BATCH_TEST_FOLDER"]), LocalStore.put
+
+def slow(self, key, data, *, if_absent=False):
+    if not key.endswith("submission.json"):
+        return put(self, key, data, if_absent=if_absent)
+    (orders / "recording").touch()
+    while not (orders / "refuse").exists():
+        time.sleep(0.02)
+    raise Unavailable("the store is away")
+
+LocalStore.put = slow
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_job_is_being_recorded_stops_the_job(
+    number: signal.Signals, cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, folder: Path
+) -> None:
+    command = [sys.executable, "-c", SLOW_RECORDS, str(Path(__file__).parents[1]), "submit", "--level", "A1", *tiny]
+    submit = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = "tiny-a1-peft-v1"
+    until(lambda: (folder / "recording").exists() and started(folder) == [run], 60)
+    submit.send_signal(number)
+    until(lambda: "stopped after a checkpoint" in run_states(store, [run])[0].reason, 60)
+    (folder / "refuse").touch()
+    out, err = submit.communicate(timeout=30)
+    assert (submit.returncode, out) == (130, "")
+    assert "were told to stop, since they could not be recorded (interrupted)" in err
+    assert f"`cefr-batch resume {run}` starts them again" in err
+    assert "Traceback" not in err
+    assert "stopped after a checkpoint" in cefr_batch("status", run).out
+
+
+class LostJobs(StandInLauncher):
+    """A scheduler that no longer knows what it started."""
+
+    def observe(self, jobs: Sequence[Job]) -> dict[Job, Observation]:
+        return dict.fromkeys(jobs, Observation(State.UNKNOWN, "the scheduler has no record of it"))
+
+
+def test_wait_ends_where_the_state_stays_unknown(
+    cefr_batch: Run, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCHEDULERS, "local", f"{__name__}:LostJobs")
+    monkeypatch.setattr(LostJobs, "process", lambda self, spec: LocalScheduler.process(self, spec))
+    monkeypatch.setattr(LostJobs, "start", lambda self, request: "local://elsewhere/1")
+    monkeypatch.setattr(Session, "poll_seconds", 0.01)
+    monkeypatch.setattr(Session, "unknown_seconds", 0.05)
+    result = cefr_batch("submit", "--level", "A1", *tiny, "--wait")
+    assert result.code == 1
+    assert "error: stopped waiting: the state of 1 run(s) could not be learned" in result.err
+    assert "tiny-a1-peft-v1: the scheduler has no record of it" in result.err
 
 
 def test_a_run_job_of_the_real_launcher_that_cannot_run_says_why_in_its_state_and_log(
@@ -195,8 +265,9 @@ def test_a_run_job_of_the_real_launcher_that_cannot_run_says_why_in_its_state_an
 
 
 def test_run_job_of_an_unknown_run(cefr_batch: Run) -> None:
+    """With 2: its scheduler need not try that again."""
     result = cefr_batch("run-job", "no-such-run")
-    assert result.code == 1
+    assert result.code == 2
     assert "no run 'no-such-run'" in result.err
 
 
@@ -213,13 +284,13 @@ class WithUnknownCard(StandInLauncher):
 def test_what_does_not_fit_on_the_clusters_gpu_is_refused_unless_forced(
     cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:WithCard")
+    monkeypatch.setitem(SCHEDULERS, "local", f"{__name__}:WithCard")
     large = ("submit", "--level", "A1", *tiny, "--set", "training.batch_size=500000", "--dry-run")
     refused = cefr_batch(*large)
     assert refused.code == 1
     assert "level A1: training needs about " in refused.err
     assert "and the L4 has 23.6 GB; it fits with training.batch_size=" in refused.err
-    assert "(--force submits it all the same)" in refused.err
+    assert "(--force submits it anyway)" in refused.err
     forced = cefr_batch(*large, "--force")
     assert forced.code == 0
     assert "warning: level A1: training needs about " in forced.err
@@ -227,16 +298,16 @@ def test_what_does_not_fit_on_the_clusters_gpu_is_refused_unless_forced(
 
 
 def test_an_unknown_gpu_is_a_warning(cefr_batch: Run, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:WithUnknownCard")
+    monkeypatch.setitem(SCHEDULERS, "local", f"{__name__}:WithUnknownCard")
     result = cefr_batch("submit", "--level", "A1", *tiny, "--dry-run")
     assert result.code == 0
-    assert result.err.startswith("warning: whether the runs fit is not known: 'voodoo2' is not a known GPU")
+    assert result.err.startswith("warning: cannot tell whether the runs fit: 'voodoo2' is not a known GPU")
 
 
 def test_plan_takes_the_clusters_gpu_and_price(
     cefr_batch: Run, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LAUNCHERS, "local", f"{__name__}:WithCard")
+    monkeypatch.setitem(SCHEDULERS, "local", f"{__name__}:WithCard")
     monkeypatch.setattr(WithCard, "price_per_hour", 0.7)
     result = cefr_batch("plan", "--level", "A1", *tiny)
     assert result.code == 0

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from published import published
+from support.published import published
 
 from cefr_batch.cli.main import main
+from cefr_batch.config.load import load_spec
+from cefr_batch.config.schema import Level
 from cefr_batch.data import load_dataset
 from cefr_batch.data.pairs import read_pairs, starter_file
-from cefr_batch.levels import Level
-from cefr_batch.spec import load_spec
 
 
 def good_file(folder: Path, name: str = "good.json") -> Path:
@@ -37,7 +39,7 @@ def test_check_names_each_bad_example_and_exits_with_1(tmp_path: Path, capsys: p
         f"{bad}: 1 examples, 2 errors, 1 warning",
         "  error: index 0 (from 0): output is empty",
         "  error: index 2 (from 0): must be an object with instruction, input and output, but is a number",
-        "  warning: index 1 (from 0): word 2 (dog) is not in its sentence: 'An owl.'",
+        "  warning: index 1 (from 0): a word is not in its sentence (word 2, 'dog', in 'An owl.')",
         f"{good}: 1 examples, 0 errors, 0 warnings",
         f"{pairs}: 1 sentence pairs, 1 error, 0 warnings",
         "  error: line 3: the sentence is empty",
@@ -46,14 +48,48 @@ def test_check_names_each_bad_example_and_exits_with_1(tmp_path: Path, capsys: p
     ]
 
 
-def test_check_shows_every_error_but_only_some_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_looks_for_evaluation_sentences_in_the_training_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, evaluation = tmp_path / "train.csv", tmp_path / "eval.json"
+    near = "favorite,My favorite colour is blue.\nfavourite,My favourite colour is blue.\n"
+    train.write_text(f"word,sentence\ncat,A cat.\n{near}night,The sky is dark at night.\n")
+    sentences = ["A cat.", "My favourite color is blue!", "The sky is black at night."]
+    words = ["cat", "color", "black"]
+    items = [
+        {"instruction": f"W:\n1. {word}", "output": f"1. {one}"} for word, one in zip(words, sentences, strict=True)
+    ]
+    evaluation.write_text(json.dumps(items))
+    assert main(["data", "check", str(train), "--eval", str(evaluation)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{train}: 4 sentence pairs, 0 errors, 1 warning",
+        "  warning: line 4: a sentence is nearly the same as an earlier one; data.split_by: similar_sentence keeps them on "
+        "one side ('My favourite colour is blue.', earlier 'My favorite colour is blue.')",
+        f"{evaluation}: 3 examples, 0 errors, 0 warnings",
+        "  warning: 1 of the different evaluation sentences are in the training files word for word: 'A cat.'",
+        "  warning: 1 of the different evaluation sentences are nearly in the training files: 'My favourite color is "
+        "blue!', there 'My favorite colour is blue.'",
+    ]
+
+
+def test_check_tells_each_problem_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "many.csv"
     file.write_text("word,sentence\n" + "cat,\n" * 50 + "".join(f"cat,A dog {n}.\n" for n in range(50)))
     assert main(["data", "check", str(file)]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("  error: ") for line in lines) == 50
-    assert sum(line.startswith("  warning: ") for line in lines) == 20
-    assert lines[-1] == "  and 30 more warnings"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}: 50 sentence pairs, 1 error, 1 warning",
+        "  error: the sentence is empty; 50 times, at line 2, 3, 4, …",
+        "  warning: the word is not in its sentence; 50 times, at line 52 ('cat' in 'A dog 0.'), "
+        "53 ('cat' in 'A dog 1.'), 54 ('cat' in 'A dog 2.'), …",
+    ]
+
+
+def test_a_file_name_in_another_encoding_is_no_bug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good_file(tmp_path).rename(tmp_path / "s\udcf6z.json")
+    assert main(["data", "stats", "--json", str(tmp_path / "s\udcf6z.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["files"][0]["file"] == str(tmp_path / "s\ufffdz.json")
+    assert main(["data", "build", str(tmp_path / "s\udcf6z.csv"), "--level", "A1", "--out", str(tmp_path / "o")]) == 2
+    assert "data.source: must be text in UTF-8; if it is a file's name, rename the file" in capsys.readouterr().err
 
 
 def test_check_passes_all_that_ships_and_was_published(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,10 +118,25 @@ def test_stats_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     numbers = {"examples": 1, "unique_words": 1, "sentences": 1, "unique_sentences": 1, "longest_example_tokens": None}
     assert json.loads(capsys.readouterr().out) == {
         "files": [{"file": file, **numbers} for file in files],
-        "leakage": {"sentences_percent": 100.0, "words_percent": 100.0},
+        "leakage": {"sentences_percent": 100.0, "words_percent": 100.0, "near_sentences_percent": 100.0},
     }
     assert main(["data", "stats", *files, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["leakage"] is None
+
+
+def test_stats_estimates_the_level_of_the_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = []
+    for level in ("a1", "c1"):
+        assert main(["data", "build", "starter", "--level", level, "--out", str(tmp_path / level)]) == 0
+        files.append(str(tmp_path / level / "train.json"))
+    capsys.readouterr()
+    assert main(["data", "stats", "--level", "--json", *files]) == 0
+    easy, hard = (file["estimated_level"] for file in json.loads(capsys.readouterr().out)["files"])
+    assert 1 <= easy < hard - 1.5 <= 6
+    assert main(["data", "stats", "--level", *files]) == 0
+    heading, first, second = capsys.readouterr().out.splitlines()
+    assert heading.endswith("LEVEL")
+    assert (float(first.split()[-1]), float(second.split()[-1])) == (easy, hard)
 
 
 def test_build_writes_what_a_run_of_that_level_would_train_on(
@@ -127,6 +178,22 @@ def test_build_does_not_overwrite_unless_told_to(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "train.json").exists()
     assert main([*command, "--force"]) == 0
     assert len(json.loads(there.read_text())) == 200
+
+
+def test_check_finds_control_tokens_of_a_model_in_either_form(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples, pairs = tmp_path / "examples.json", tmp_path / "pairs.csv"
+    good, bad = {"instruction": "1. cat", "output": "1. A cat."}, {"instruction": "1. dog", "output": "1. A dog <eos>."}
+    examples.write_text(json.dumps([good, bad]))
+    pairs.write_text("word,sentence\ncat,A cat.\ndog,A dog <eos>.\n")
+    assert main(["data", "check", str(examples), str(pairs)]) == 0, "they are text unless a model takes them for more"
+    capsys.readouterr()
+    assert main(["data", "check", str(examples), str(pairs), "--model", str(tiny_model)]) == 1
+    out, _ = capsys.readouterr()
+    advice = "has <eos> in its text, which the model would take for a control token; remove it"
+    assert f"  error: index 1 (from 0): {advice}\n" in out
+    assert f"  error: line 3: {advice}\n" in out
 
 
 @pytest.mark.parametrize(
@@ -182,3 +249,19 @@ def test_pairs_refuses_what_holds_none(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["data", "pairs", str(file), "--out", str(tmp_path / "pairs.csv")]) == 2
     assert "must end in .json" in capsys.readouterr().err
     assert not list(tmp_path.glob("pairs*"))
+
+
+def test_columns_and_levels_on_the_command_line(cefr_batch: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    rows = [f"word{w};Cümle {s} has word{w} in it." for w in range(12) for s in range(9)]
+    path.write_text("\n".join(["Kelime;Cümle", *rows, "daunting;It is daunting."]))
+    named = ("--columns", "word=Kelime,sentence=Cümle")
+    checked = cefr_batch("data", "check", str(path), *named, "--level", "a1")
+    assert checked.code == 0
+    assert "warning: line 110: a word is above A1 in a word list that ignores meaning ('daunting', C2)" in checked.out
+    assert "is above" not in cefr_batch("data", "check", str(path), *named).out
+    assert "the first line must be 'word,sentence', but is 'Kelime;Cümle'" in cefr_batch("data", "check", str(path)).out
+    out = str(tmp_path / "built")
+    built = ("data", "build", str(path), "--level", "A1", "--out", out, "--examples", "20", "--split-by", "example")
+    assert cefr_batch(*built, *named).code == 0
+    assert cefr_batch("data", "check", str(path), "--columns", "Kelime").code == 2

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stored_runs import add_complete
+from support.prompts import CHATML, alpaca, make_chat_model
+from support.report_stores import seal
+from support.stored_runs import add_complete
 
-from cefr_batch import layout
-from cefr_batch.data import Example, prompt_of
+from cefr_batch.cli.printable import printable
+from cefr_batch.config.load import load_spec
+from cefr_batch.config.schema import Level
+from cefr_batch.data import Example
 from cefr_batch.data.build import instruction_for
-from cefr_batch.levels import Level
-from cefr_batch.spec import load_spec
+from cefr_batch.records import layout
+from cefr_batch.records.spec import SpecRecord
+from cefr_batch.records.timestamps import now
 from cefr_batch.store.local import LocalStore
 
 RUN = "tiny-b1-peft-v1"
@@ -26,10 +31,18 @@ Command = Callable[..., Any]
 @pytest.fixture
 def run(store: LocalStore, tiny_model: Path) -> str:
     """A complete run of B1, trained on 3 words at a time, whose merged model is the tiny one."""
-    files = {f"merged/{file.name}": file.read_bytes() for file in sorted(tiny_model.iterdir())}
+    return complete_run(store, tiny_model)
+
+
+def complete_run(store: LocalStore, model: Path, *more: str) -> str:
+    files = {f"merged/{file.name}": file.read_bytes() for file in sorted(model.iterdir())}
     add_complete(store, RUN, files)
-    spec = load_spec("B1", overrides=[f"model.name={tiny_model}", "data.words_per_example=3", "backend=peft"])
-    store.put_json(layout.run_key(RUN, layout.SPEC), {"run": RUN, "spec": spec.model_dump(mode="json")})
+    overrides = [f"model.name={model}", "data.words_per_example=3", "backend=peft", *more]
+    spec = load_spec("B1", overrides=overrides)
+    settings = spec.model_dump(mode="json")
+    record = SpecRecord(run=RUN, dataset="0" * 64, spec=settings, submitted_at=now())
+    store.put_record(layout.run_key(RUN, layout.SPEC), record)
+    seal(store, RUN, layout.SPEC)
     return RUN
 
 
@@ -39,7 +52,7 @@ def expected(tiny_model: Path, words: list[str]) -> str:
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32")
-    inputs = tokenizer(prompt_of(Example(instruction_for(words, Level.B1), "", "")), return_tensors="pt")
+    inputs = tokenizer(alpaca().prompt(Example(instruction_for(words, Level.B1), "", "")), return_tensors="pt")
     output = model.generate(**inputs, do_sample=False, max_new_tokens=40 * len(words))[0, inputs.input_ids.shape[1] :]
     return str(tokenizer.decode(output, skip_special_tokens=True)).strip()
 
@@ -50,10 +63,27 @@ def test_it_writes_what_the_merged_model_says_and_nothing_else(
     text = expected(tiny_model, WORDS)
     assert text
     first = cefr_batch("generate", run, "--words", "travel, decide ,ice  cream,")
-    assert (first.code, first.out, first.err) == (0, f"{text}\n", "")
+    assert (first.code, first.out, first.err) == (0, f"{printable(text)}\n", "")
     monkeypatch.setattr("sys.stdin", io.StringIO("travel\ndecide\nice cream\n"))
     piped = cefr_batch("generate", "--level", "B1", "--json")
     assert json.loads(piped.out) == {"run": run, "level": "B1", "words": WORDS, "text": text}
+
+
+def test_a_run_by_chat_template_is_asked_through_it(
+    cefr_batch: Command, store: LocalStore, tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = make_chat_model(tiny_model, tmp_path / "chat", CHATML)
+    result = cefr_batch(
+        "generate", complete_run(store, folder, "model.prompt=chat"), "--words", ",".join(WORDS), "--json"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    messages = [{"role": "user", "content": instruction_for(WORDS, Level.B1)}]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    output = model.generate(**inputs, do_sample=False, max_new_tokens=120)[0, inputs["input_ids"].shape[1] :]
+    assert json.loads(result.out)["text"] == tokenizer.decode(output, skip_special_tokens=True).strip()
 
 
 def test_sampling_is_seeded_and_the_base_model_may_stand_beside(
@@ -94,15 +124,16 @@ def test_a_model_is_fetched_once_and_verified_each_time(
 def test_another_number_of_words_than_it_was_trained_on_is_told(cefr_batch: Command, run: str) -> None:
     result = cefr_batch("generate", run, "--words", "travel")
     assert result.code == 0
-    assert result.err == f"note: {run} was trained on 3 words at a time; for 1 its sentences may be worse\n"
+    assert result.err == f"note: {run} was trained with 3 words at a time; with 1 its sentences may be worse\n"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (" , ", "give 1 to 100 words, between commas or one a line; these are 0"),
-        ("a," * 101, "give 1 to 100 words, between commas or one a line; these are 101"),
-        ("a\x00b", "the words have the control or broken character U+0000; remove it"),
+        (" , ", "give 1 to 100 words, separated by commas or one per line (got 0)"),
+        ("a," * 101, "give 1 to 100 words, separated by commas or one per line (got 101)"),
+        ("a\x00b", "the words contain the control or broken character U+0000; remove it"),
+        ("cat,<eos>", "the words contain <eos>, which the model would take for a control token; remove it"),
     ],
 )
 def test_words_that_cannot_be_asked_are_refused(cefr_batch: Command, run: str, words: str, message: str) -> None:
@@ -119,7 +150,13 @@ def test_nan_is_refused_rather_than_answered_with_nothing(cefr_batch: Command, r
 def test_runs_without_a_model_are_named(cefr_batch: Command, store: LocalStore) -> None:
     add_complete(store, RUN, {"adapter/weights": b"w"})
     add_complete(store, "tiny-a1-peft-v1")
-    assert cefr_batch("generate", RUN, "--words", "a").err == f"error: {RUN} has no merged\n"
+    assert (
+        cefr_batch("generate", RUN, "--words", "a").err
+        == f"error: {RUN} stored no 'merged'; `cefr-batch pull {RUN}` fetches what it has\n"
+    )
     both = cefr_batch("generate", RUN, "tiny-a1-peft-v1", "--words", "a")
-    assert (both.code, both.err) == (2, f"error: one run at a time: {RUN}, tiny-a1-peft-v1\n")
+    assert (both.code, both.err) == (
+        2,
+        f"error: generate uses one run at a time, but got 2: {RUN}, tiny-a1-peft-v1\n",
+    )
     assert "no run 'tiny-b2-peft-v1'" in cefr_batch("generate", "tiny-b2-peft-v1", "--words", "a").err

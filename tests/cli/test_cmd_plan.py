@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from published import published
+from support.published import published
 
 from cefr_batch.cli.main import main
-from cefr_batch.launch.local import LocalLauncher
+from cefr_batch.schedulers.local.scheduler import LocalScheduler
 
 
 def test_the_seeds_files_give_the_seeds_run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,14 +37,19 @@ def test_the_seeds_files_give_the_seeds_run(tiny_model: Path, capsys: pytest.Cap
 
 
 def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    levels = ["--level", "A1", "--level", "C1"]
+    levels = ["--level", "A1,c1"]
     settings = ["--profile", "smoke", "--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
     assert main(["plan", *levels, *settings, "--set", "evaluation.max_examples=5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["Level", "A1", "C1"]
     table = {line[:28].strip(): line[28:].split("  ") for line in lines}
     assert table["Evaluation examples"][0] == "16, 5 used"
-    assert len(lines) == 20  # data, evaluations and checkpoints have a second line
+    assert table["Prompt"][0] == "alpaca"
+    assert table["Generated texts"][0] == "8, at most 640 tokens"  # two examples, by two models, in two ways
+    row = next(number for number, line in enumerate(lines) if line.startswith("Generated texts"))
+    assert lines[row + 1].split("  ")[-1].strip() == "untrained model: as trained"
+    assert lines[row + 2].split("  ")[-1].strip() == "no chat template for zero_shot, few_shot"
+    assert len(lines) == 30  # settings, data, LoRA, evaluations and checkpoints have a second line, texts a third
 
 
 def test_json_is_one_document_and_nothing_else(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +102,7 @@ def test_a_gpu_adds_memory_time_and_cost(tiny_model: Path, capsys: pytest.Captur
     table = {line[:28].strip(): line[28:] for line in capsys.readouterr().out.splitlines()}
     assert table["GPU"] == "GeForce RTX 4090, 25.4 GB"
     assert table["Memory of training"].startswith("about 0.")
-    assert table["Cost of training"] == "about 0.00"
+    assert table["Cost of training"] == "about 0.00, in the currency of the price"
     assert main([*arguments, "--json"]) == 0
     fit = json.loads(capsys.readouterr().out)["plans"][0]["fit"]
     assert fit["gpu"] == "rtx4090"
@@ -109,7 +114,7 @@ def test_a_gpu_adds_memory_time_and_cost(tiny_model: Path, capsys: pytest.Captur
 def test_the_plan_is_of_the_backend_that_submit_would_take(
     tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    monkeypatch.setattr(LocalLauncher, "backends", lambda _: [backend])
+    monkeypatch.setattr(LocalScheduler, "backends", lambda _: [backend])
     settings = ["--set", f"model.name={tiny_model}", "--set", "training.max_length=2048", "--gpu", "l4"]
     plans = []
     for chosen in ("auto", backend):
@@ -133,3 +138,70 @@ def test_what_does_not_fit_is_a_problem(tiny_model: Path, capsys: pytest.Capture
     assert err == f"error: level B1: {problem}\n"
     assert main(["plan", "--level", "B1", "--gpu", "gtx480"]) == 2
     assert main(["plan", "--level", "B1", "--price-per-hour", "1"]) == 2
+
+
+def test_a_job_file_of_ones_own_is_named(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "b1.yaml").write_text("extends: base\nlevel: B1\ndata: starter\nlora: {rank: 7}\n")
+    monkeypatch.chdir(tmp_path)
+    settings = ["--profile", "smoke", "--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
+    assert main(["plan", "--level", "B1", *settings]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["Settings", "jobs/b1.yaml"]
+    assert "LoRA" in (rank := next(line for line in lines if "rank 16" in line)), rank
+    assert main(["submit", "--level", "B1", *settings, "--dry-run", "--store", str(tmp_path / "store")]) == 0
+    assert "B1: jobs/b1.yaml and " in capsys.readouterr().out
+
+
+def test_two_profiles_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--level", "B1", "--profile", "smoke", "--profile", "other"]) == 2
+    assert "--profile can be given once, but is given 2 times (smoke, other)" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_asked_by_chat_is_refused_with_the_way_out(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--level", "A1", "--set", f"model.name={tiny_model}", "--set", "model.prompt=chat"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    remedy = "set it to alpaca, or choose another model"
+    assert err == f"error: model.prompt: the tokenizer in {tiny_model} has no chat template; {remedy}\n"
+
+
+def test_what_training_does_besides_is_said(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", "--level", "B1", "--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
+    assert main(arguments) == 0
+    plain = capsys.readouterr().out
+    options = ["model.adapter=tiny-a1-peft-v1", "training.loss_on=response", "training.early_stopping=3"]
+    assert main([*arguments, *(word for one in options for word in ("--set", one))]) == 0
+    said = [
+        "from the adapter of tiny-a1-peft-v1",
+        "or fewer: it stops after 3 evaluations without a lower loss",
+        "loss on the responses",
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines if line.strip() in said] == said
+    assert not any(one in plain for one in said)
+
+
+def test_a_plan_of_several_values_is_of_every_run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of a few of them has a column each; of more those with the first values, and the number of all."""
+    common = ["plan", "--level", "B1", "--profile", "smoke", "--set", f"model.name={tiny_model}"]
+    assert main([*common, "--set", "training.max_length=2048", "--set", "lora.rank=8,16"]) == 0
+    table = {line[:28].strip(): line[28:].split() for line in capsys.readouterr().out.splitlines()}
+    assert table["Varied"] == ["lora.rank=8", "lora.rank=16"]
+    many = [*common, "--set", "training.max_length=2048", "--set", "lora.rank=8..11", "--set", "training.seed=1,2"]
+    assert main(many) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("8 runs in all; the table shows those with lora.rank=8, training.seed=1, --json all.\n")
+    assert main([*many, "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)["plans"]
+    assert [one["varied"] for one in plans][:3] == [
+        ["lora.rank=8", "training.seed=1"],
+        ["lora.rank=8", "training.seed=2"],
+        ["lora.rank=9", "training.seed=1"],
+    ]
+    assert main([*common, "--set", "training.learning_rate=1e-4..1e-3:log"]) == 2
+    assert "has any number of values; name those to run" in capsys.readouterr().err

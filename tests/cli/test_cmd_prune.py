@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from stored_runs import OBJECTS, add_complete, add_ended, add_submission, days_ago
+from support.stand_in import status
+from support.stored_runs import OBJECTS, add_complete, add_ended, add_submission, days_ago
 
-from cefr_batch import layout
-from cefr_batch.cli.options import all_runs
-from cefr_batch.launch.state import run_states
+from cefr_batch.records import layout
+from cefr_batch.runner.selection import all_runs
+from cefr_batch.runner.status import run_states
 from cefr_batch.store.local import LocalStore
 
 Command = Callable[..., Any]
@@ -81,7 +82,7 @@ def test_without_a_rule_or_without_a_terminal_nothing_happens(cefr_batch: Comman
     before = everything(filled)
     result = cefr_batch("prune")
     assert result.code == 2
-    assert "--checkpoints, --failed DAYS or --keep N" in result.err
+    assert "--checkpoints, --failed DAYS, --unstarted DAYS or --keep N" in result.err
     result = cefr_batch("prune", "--keep", "1")
     assert result.code == 2
     assert "--yes" in result.err
@@ -109,7 +110,7 @@ def test_a_run_that_somebody_resumed_meanwhile_is_left_alone(
     def resumed(_: str) -> bool:
         record = filled.get_json(layout.run_key(run, layout.SUBMISSION))
         handle = f"local://{socket.gethostname()}/{os.getpid()}"
-        monkeypatch.setattr("cefr_batch.launch.local._process", lambda pid, _run: pid == os.getpid())
+        monkeypatch.setattr("cefr_batch.schedulers.local.scheduler._process", lambda pid, _run: pid == os.getpid())
         filled.put_json(layout.run_key(run, layout.SUBMISSION), {**record, "handle": handle})
         return True
 
@@ -127,3 +128,70 @@ def test_a_run_without_a_record_of_its_age_is_not_old(cefr_batch: Command, store
     before = everything(store)
     assert "Nothing to remove" in cefr_batch("prune", "--failed", "30", "--keep", "1", "--yes").out
     assert everything(store) == before
+
+
+def test_runs_are_removed_by_name_and_no_other(cefr_batch: Command, filled: LocalStore) -> None:
+    before, named = everything(filled), ("tiny-b1-peft-v3", "tiny-c1-peft-v4")  # complete, and preempted
+    dry = cefr_batch("prune", *named, "--dry-run")
+    assert dry.code == 0
+    assert [line.split()[0] for line in dry.out.splitlines() if "named" in line] == list(named)
+    assert everything(filled) == before
+    result = cefr_batch("prune", *named, "--yes")
+    assert (result.code, result.err) == (0, "")
+    assert everything(filled) == {key: data for key, data in before.items() if key.split("/")[1] not in named}
+
+
+def test_only_the_checkpoints_of_a_named_run(cefr_batch: Command, filled: LocalStore) -> None:
+    before = everything(filled)
+    assert cefr_batch("prune", "tiny-a1-peft-v1", "--checkpoints", "--yes").code == 0
+    gone = before.keys() - everything(filled).keys()
+    assert gone
+    assert all(key.startswith("runs/tiny-a1-peft-v1/checkpoints/") for key in gone)
+    refused = cefr_batch("prune", "tiny-c1-peft-v1", "--checkpoints", "--yes")
+    assert refused.code == 2
+    assert "is FAILED, and --checkpoints is for complete runs" in refused.err
+
+
+def test_a_run_that_runs_or_may_run_is_not_removed(cefr_batch: Command, filled: LocalStore) -> None:
+    add_submission(filled, "tiny-a2-peft-v1", days_ago(1))
+    key = layout.run_key("tiny-a2-peft-v1", layout.SUBMISSION)
+    filled.put_json(key, {**filled.get_json(key), "handle": "local://another-machine/1"})
+    before = everything(filled)
+    refused = cefr_batch("prune", "tiny-a2-peft-v1", "tiny-b1-peft-v3", "--yes")
+    assert refused.code == 2
+    assert "nothing was removed:\n  tiny-a2-peft-v1 is UNKNOWN (" in refused.err
+    assert "--force removes it anyway" in refused.err
+    assert everything(filled) == before
+    assert cefr_batch("prune", "tiny-a2-peft-v1", "--force", "--yes").code == 0
+    assert not any("tiny-a2" in key for key in everything(filled))
+
+
+def test_names_and_rules_do_not_mix_and_a_name_must_exist(cefr_batch: Command, filled: LocalStore) -> None:
+    before = everything(filled)
+    for arguments in (["tiny-b1-peft-v3", "--keep", "1"], ["--keep", "1", "--force"], []):
+        assert cefr_batch("prune", *arguments, "--yes").code == 2
+    assert "Did you mean tiny-b1-peft-v3" in cefr_batch("prune", "tiny-b1-pefft-v3", "--yes").err
+    assert "did you mean prune?" in cefr_batch("delete", "tiny-b1-peft-v3").err
+    assert everything(filled) == before
+
+
+def test_runs_that_were_never_started_go_by_a_rule_of_their_own_and_cancel_says_how(
+    cefr_batch: Command, filled: LocalStore
+) -> None:
+    """As after `render --claim`, whose manifest nobody applied."""
+    names = {"old": "tiny-b2-peft-v1", "new": "tiny-b2-peft-v2", "started": "tiny-b2-peft-v3"}
+    for key, days in (("old", 40), ("new", 2), ("started", 40)):
+        record = {"run": names[key], "dataset": "0" * 64, "spec": {}, "submitted_at": days_ago(days)}
+        filled.put_json(layout.run_key(names[key], layout.SPEC), record)
+    filled.put_json(layout.run_key(names["started"], layout.STATUS), status(names["started"], "RUNNING"))
+    assert (
+        "never started, so nothing is to stop; cefr-batch prune tiny-b2-peft-v1"
+        in cefr_batch("cancel", names["old"]).out
+    )
+    before = all_runs(filled)
+    assert cefr_batch("prune", "--unstarted", "30", "--yes").code == 0
+    assert [run for run in before if run not in all_runs(filled)] == [names["old"]]
+    assert not list(filled.objects(layout.run_key(names["old"]) + "/"))
+    assert cefr_batch("prune", names["new"], "--yes").code == 0
+    assert names["new"] not in all_runs(filled)
+    assert cefr_batch("prune", names["started"], "--unstarted", "0").code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stored_runs import OBJECTS, add_complete, add_ended
+from support.stored_runs import OBJECTS, add_complete, add_ended
 
-from cefr_batch import layout
+from cefr_batch.records import layout
 from cefr_batch.store.local import LocalStore
 
 RUN = "tiny-b1-peft-v1"
@@ -38,7 +39,8 @@ def test_pull_brings_every_object_of_the_manifest(cefr_batch: Command, store: Lo
     assert re.fullmatch(rf"{RUN}: 11 files, 9\d\.\d kB, verified, in .*/to/{RUN} \(\d+\.\d s\)\n", result.out)
     found = pulled(tmp_path / "to" / RUN)
     assert {name: data for name, data in found.items() if name in OBJECTS} == OBJECTS
-    assert found.keys() - OBJECTS.keys() == {"spec.json", "metrics.json"}
+    assert found.keys() - OBJECTS.keys() == {"spec.json", "metrics.json", "manifest.json"}
+    assert found["manifest.json"] == store.get(layout.run_key(RUN, layout.MANIFEST)), "the copy can be checked again"
 
 
 def test_pull_keeps_what_is_there_and_replaces_what_is_damaged(
@@ -72,7 +74,7 @@ def test_pull_only_some_parts(
     add_complete(store, RUN)
     options = [part for name in only for part in ("--only", name)]
     assert cefr_batch("pull", RUN, *options, "--to", str(tmp_path / "to")).code == 0
-    assert list(pulled(tmp_path / "to" / RUN)) == names
+    assert list(pulled(tmp_path / "to" / RUN)) == sorted([*names, "manifest.json"])
 
 
 def test_pull_refuses_parts_that_do_not_exist(cefr_batch: Command, store: LocalStore, tmp_path: Path) -> None:
@@ -81,7 +83,10 @@ def test_pull_refuses_parts_that_do_not_exist(cefr_batch: Command, store: LocalS
     assert result.code == 2
     assert "no part 'weights'; valid: adapter, merged, tensorboard, plots, report" in result.err
     result = cefr_batch("pull", RUN, "--only", "merged", "--to", str(tmp_path / "to"))
-    assert (result.code, result.err) == (1, f"error: {RUN} has no merged\n")
+    assert (result.code, result.err) == (
+        1,
+        f"error: {RUN} stored no 'merged'; `cefr-batch pull {RUN}` fetches what it has\n",
+    )
 
 
 def test_a_level_is_its_newest_complete_run(cefr_batch: Command, store: LocalStore, tmp_path: Path) -> None:
@@ -101,7 +106,7 @@ def test_a_run_that_is_not_complete_is_refused(command: str, cefr_batch: Command
     add_ended(store, RUN, "FAILED", "2026-01-03T00:00:00+00:00")
     result = cefr_batch(command, RUN)
     assert result.code == 1
-    assert f"{RUN} is not complete" in result.err
+    assert f"{RUN} has not finished, so its files cannot be fetched yet; see `cefr-batch status {RUN}`" in result.err
     assert not Path("pulled").exists()
     result = cefr_batch(command, "--level", "B1")
     assert "no complete run of level B1" in result.err
@@ -129,7 +134,7 @@ def test_pull_does_not_write_through_a_link_out_of_the_folder(
     (tmp_path / "to" / RUN / "adapter").symlink_to(tmp_path / "outside")
     result = cefr_batch("pull", RUN, "--to", str(tmp_path / "to"))
     assert result.code == 1
-    assert "is a symbolic link that leaves" in result.err
+    assert "a symbolic link on the way leads out of" in result.err
     assert list((tmp_path / "outside").iterdir()) == []
 
 
@@ -167,9 +172,9 @@ def test_damaged_and_missing_objects_are_named(cefr_batch: Command, store: Local
     store.put(layout.run_key(RUN, "logs/attempt-1.log"), b"a line\nand one more\n")
     result = cefr_batch("verify", RUN)
     assert (result.code, result.out) == (1, "")
-    assert "3 objects are not as their manifest says:" in result.err
+    assert "3 objects do not match their manifest:" in result.err
     assert "logs/attempt-1.log: has 20 bytes instead of 7" in result.err
-    assert "model.safetensors: its SHA-256 is not the recorded one" in result.err
+    assert "model.safetensors: its checksum (SHA-256) differs from the recorded one" in result.err
     assert "training_loss.png: is missing" in result.err
 
 
@@ -180,7 +185,7 @@ def test_verify_says_what_it_has_verified_and_writes_nothing(
     before = pulled(tmp_path)
     result = cefr_batch("verify", RUN)
     assert (result.code, result.err) == (0, "")
-    assert re.fullmatch(rf"{RUN}: 11 objects, 9\d\.\d kB, as its manifest says\n", result.out)
+    assert re.fullmatch(rf"{RUN}: 11 objects, 9\d\.\d kB, match its manifest\n", result.out)
     assert pulled(tmp_path) == before
 
 
@@ -211,3 +216,30 @@ def test_manifest_of_a_pruned_run_still_verifies(cefr_batch: Command, store: Loc
     assert cefr_batch("prune", "--checkpoints", "--yes").code == 0
     assert "9 objects" in cefr_batch("verify", RUN).out
     assert json.loads(store.get(layout.run_key(RUN, layout.MANIFEST)))["run"] == RUN
+
+
+def test_pull_brings_the_adapter_of_a_run_that_failed_after_training(
+    cefr_batch: Command, store: LocalStore, tmp_path: Path
+) -> None:
+    add_ended(store, RUN, "FAILED", "2026-01-03T00:00:00+00:00")
+    wanted = {name: data for name, data in OBJECTS.items() if name.startswith("adapter/")}
+    objects = [
+        {"key": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in wanted.items()
+    ]
+    for name, data in wanted.items():
+        store.put(layout.run_key(RUN, name), data)
+    record = {"stage": "train", "seconds": 1.0, "result": {"train": {}}, "objects": objects}
+    store.put_json(layout.run_key(RUN, layout.stage_name("train")), record)
+    store.put(layout.run_key(RUN, "merged/half"), b"of a merge that was wrong")
+    to = str(tmp_path / "to")
+    result = cefr_batch("pull", RUN, "--only", "adapter", "--to", to)
+    assert (result.code, result.err) == (0, "")
+    assert "2 files" in result.out
+    assert result.out.endswith("; the run is not complete\n")
+    assert pulled(tmp_path / "to" / RUN) == wanted
+    result = cefr_batch("pull", RUN, "--only", "adapter,merged", "--to", to)
+    assert result.code == 1
+    assert f"{RUN} has not finished, and has no 'merged' that can be fetched yet" in result.err
+    store.put(layout.run_key(RUN, "adapter/adapter_model.safetensors"), b"another")
+    result = cefr_batch("pull", RUN, "--only", "adapter", "--to", str(tmp_path / "other"))
+    assert result.code == 1, "what the stage left was changed"

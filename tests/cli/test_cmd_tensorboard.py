@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from stand_in import until
-from stored_runs import add_complete, add_ended
+from support.stand_in import until
+from support.stored_runs import add_complete, add_ended
 
 from cefr_batch.cli.cmd_tensorboard import _fetch
 from cefr_batch.store.local import LocalStore
@@ -39,7 +39,10 @@ def test_there_has_to_be_a_run(store: LocalStore) -> None:
     assert "There are no runs in" in done.stderr
 
 
-def test_tensorboard_shows_the_runs_and_ends_with_ctrl_c(store: LocalStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_tensorboard_shows_the_runs_and_ends_with_its_server(
+    stop: signal.Signals, store: LocalStore, tmp_path: Path
+) -> None:
     writer = pytest.importorskip("torch.utils.tensorboard", reason="needs torch").SummaryWriter(str(tmp_path / "log"))
     writer.add_scalar("eval/loss", 1.5, 3)
     writer.close()
@@ -66,8 +69,10 @@ def test_tensorboard_shows_the_runs_and_ends_with_ctrl_c(store: LocalStore, tmp_
                 return sorted(json.load(answer))
 
         until(lambda: shown() == [other, RUN], 60)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         assert process.wait(30) == 0
+        with pytest.raises(OSError, match="refused"):
+            urlopen(found[0])
         assert "Traceback" not in log.read_text()
     finally:
         process.kill()

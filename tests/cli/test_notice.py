@@ -15,6 +15,5 @@ def test_only_slow_work_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
     with notice.notice_if_slow():
         pass
     assert not said.is_set()
-    monkeypatch.setattr(notice, "_SECONDS", 0.0)
-    with notice.notice_if_slow():
+    with notice.notice_if_slow(after_seconds=0.0):
         assert said.wait(10)

@@ -45,7 +45,7 @@ machine_mounts() {
     {
         echo "[global]"
         { python3 -m pip config list 2>/dev/null || true; } |
-            sed -nE "s/^(global|:env:)\.([a-z-]+)='(.*)'$/\2 = \3/p" |
+            sed -nE "s/^(global|:env:)\.([[:alpha:]-]+)='(.*)'$/\2 = \3/p" |
             sed 's/\\n/ /g; /^cert /d' | sort -u -t= -k1,1
         ! cp /etc/ssl/certs/ca-certificates.crt "$conf/ca.crt" 2>/dev/null || echo "cert = /run/build/ca.crt"
     } >"$conf/pip.conf"
@@ -65,7 +65,7 @@ build() { # one at a time: whoever comes second finds the layers of the first
     conf=$(mktemp -d)
     trap 'rm -rf "$conf"' EXIT
     while read -r mount; do options+=(-v "$mount"); done < <(machine_mounts "$conf")
-    if [[ -v TORCH_INDEX ]] || grep -qE '^[a-z-]*(index|links)' "$conf/pip.conf"; then
+    if [[ -v TORCH_INDEX ]] || grep -qE '^[[:alpha:]-]*(index|links)' "$conf/pip.conf"; then
         options+=(--build-arg "TORCH_INDEX=${TORCH_INDEX-}")
     fi
     buildah build --isolation chroot --layers --timestamp 0 --build-arg "BASE_IMAGE=$base" "${options[@]}" "$@"

@@ -1,4 +1,4 @@
-"""The Kubernetes that ``k8s.sh`` brings up, for tests."""
+"""The Kubernetes cluster that ``k8s.sh`` starts, for the end-to-end tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def script(*arguments: str | Path) -> None:
 
 
 def why_not() -> str:
-    """What keeps a Kubernetes from being brought up here; empty: nothing."""
+    """Why a Kubernetes cluster cannot be started on this machine; empty if it can."""
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         return "bringing up a Kubernetes needs root on Debian (tests/clusters/k8s.sh)"
     return ""
@@ -39,7 +39,7 @@ def why_not() -> str:
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """A running Kubernetes; one that runs already is left running."""
+    """A running Kubernetes. One that was running before is left running."""
     before = Path(KUBECONFIG).exists()
     script("up")
     try:
@@ -83,7 +83,7 @@ def _remove_namespace() -> None:
 
 
 def volume(folder: Path, claim: str) -> None:
-    """A claim to a folder of this machine."""
+    """A volume on a folder of this machine, and a claim to it."""
     capacity, modes = {"storage": "10Gi"}, ["ReadWriteMany"]
     spec = {"accessModes": modes, "storageClassName": ""}
     reference = {"namespace": NAMESPACE, "name": claim}
@@ -121,12 +121,13 @@ def running_pod(job: str) -> str:
 
 def evict(pod: str) -> None:
     """Through the eviction API, as a node that is drained does."""
-    eviction = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
+    version = "policy/v1" if "policy/v1" in kubectl("api-versions").split() else "policy/v1beta1"  # before 1.22
+    eviction = {"apiVersion": version, "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
     kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
 
 
 def kill_container(pod: str) -> None:
-    """Have containerd kill a pod's container, behind Kubernetes' back."""
+    """Have containerd kill a pod's container without telling Kubernetes."""
     (status,) = get("pod", pod)["status"]["containerStatuses"]
     script("ctr", "tasks", "kill", "--signal", "KILL", status["containerID"].removeprefix("containerd://"))

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from unittest import mock
 
 from clusters import until
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
+OLDEST, NEWEST = "22.05", "26.05"
+_VERSION = "SLURM_VERSION"  # that the script brings up
 
 
 def run(*command: str) -> str:
@@ -20,37 +23,41 @@ def run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def script(*arguments: str) -> None:
-    """Run ``slurm.sh``. It prints to a file: the daemons that it starts would keep a pipe open."""
-    with TemporaryFile("w+") as printed:
-        done = subprocess.run([SCRIPT, *arguments], stdin=subprocess.DEVNULL, stdout=printed, stderr=printed)
-        printed.seek(0)
-        assert done.returncode == 0, printed.read()
+def script(*arguments: str) -> str:
+    """Run ``slurm.sh``; returns its output. It prints to a file: the daemons that it starts would keep a pipe open."""
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        done = subprocess.run([SCRIPT, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        for file in (out, err):
+            file.seek(0)
+        assert done.returncode == 0, err.read()
+        return out.read().strip()
 
 
 def why_not() -> str:
-    """What keeps a Slurm from being brought up here; empty: nothing."""
+    """Why a Slurm cannot be started here; empty if it can."""
     if os.geteuid() != 0:
         return "needs root, to bring up a Slurm (tests/clusters/slurm.sh)"
-    if not shutil.which("slurmctld") and not shutil.which("apt-get"):
-        return "needs Slurm, or apt-get to install it (tests/clusters/slurm.sh)"
+    if not shutil.which("apt-get"):
+        return "needs apt-get, to fetch Slurm (tests/clusters/slurm.sh)"
     return ""
 
 
 @contextmanager
-def cluster() -> Iterator[None]:
-    """A running Slurm; one that runs already is left running."""
-    before = subprocess.run(["pgrep", "-x", "slurmctld"], capture_output=True).returncode == 0
-    script("up")
-    try:
-        yield
-    finally:
-        if not before:
-            script("down")
+def cluster(version: str = OLDEST) -> Iterator[None]:
+    """A running Slurm, whose commands are in PATH; one that was running before is left running."""
+    with mock.patch.dict(os.environ, {_VERSION: version}):
+        before = subprocess.run([SCRIPT, "running"]).returncode == 0
+        paths = script("up").removeprefix("export PATH=").partition(":")[0]
+        os.environ["PATH"] = f"{paths}:{os.environ['PATH']}"
+        try:
+            yield
+        finally:
+            if not before:
+                script("down")
 
 
 def state(job: str) -> str:
-    """What squeue says of a job, as in ``RUNNING``; empty once it is forgotten."""
+    """What squeue says of a job, as in ``RUNNING``; empty once it does not list it any more."""
     done = subprocess.run(
         ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"], capture_output=True, text=True
     )
@@ -62,8 +69,9 @@ def node(job: str) -> str:
 
 
 def printed(jobs: Path, job: str) -> str:
-    """What a job printed, in submitit's folder."""
-    return (jobs / f"{job}_0_log.out").read_text(errors="replace")
+    """What a job printed, below the site's folder of jobs."""
+    (file,) = jobs.glob(f"e2e/*/{job}_0_log.out")
+    return file.read_text(errors="replace")
 
 
 def start_now(job: str) -> None:

@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from published import published
+from support.published import published
 
-from cefr_batch import layout
+from cefr_batch.config.load import load_spec
+from cefr_batch.config.schema import DataSpec, Level
 from cefr_batch.data import (
     Dataset,
     Example,
-    fetch_dataset,
     leakage,
     load_dataset,
     read_dataset,
-    store_dataset,
     unique_words,
 )
 from cefr_batch.data.examples import read_examples
 from cefr_batch.data.stats import stats_of
 from cefr_batch.errors import DataError, NotFound
-from cefr_batch.levels import DataSpec, Level
-from cefr_batch.spec import load_spec
+from cefr_batch.records import layout
+from cefr_batch.store.datasets import fetch_dataset, store_dataset
 from cefr_batch.store.local import LocalStore
 
 
@@ -52,6 +51,9 @@ def test_leakage_counts_sentences_as_listed_and_words_without_case() -> None:
     share = leakage(TRAIN, EVAL)
     assert share.sentences_percent == pytest.approx(200 / 3)  # "A cat." twice, of three sentences
     assert share.words_percent == pytest.approx(200 / 3)  # it and cat, not owl
+    assert share.near_sentences_percent == share.sentences_percent
+    near = leakage([Example("", "", "My favourite colour is blue.")], [Example("", "", "my favorite colour is blue")])
+    assert (near.sentences_percent, near.near_sentences_percent) == (0, 100)
     assert leakage(TRAIN, [Example("Say something", "", "A dog.")]).words_percent == 0
     assert leakage([], EVAL).sentences_percent == 0
     assert leakage(TRAIN, []).sentences_percent == 0
@@ -132,3 +134,11 @@ def test_a_damaged_copy_is_fetched_again_and_a_damaged_original_is_refused(tmp_p
         fetch_dataset(store, data.sha256, tmp_path / "other")
     with pytest.raises(NotFound):
         fetch_dataset(store, "0" * 64, tmp_path / "third")
+
+
+def test_a_stored_dataset_is_read_as_it_stands_even_where_a_new_one_would_be_normalized(tmp_path: Path) -> None:
+    """Version 0.1.0 stored texts as they were given; their bytes are the dataset's name."""
+    odd = Dataset((Example("Say it", "", "1. Cafe\u0301\u200b.\r\n2. A cat."),), EVAL)
+    store = LocalStore(tmp_path / "store")
+    store_dataset(store, odd)
+    assert fetch_dataset(store, odd.sha256, tmp_path / "work") == odd

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from published import published
+from support.prompts import alpaca
+from support.published import published
 
-from cefr_batch.data import Example, examples, prompt_of, reading, text_of
-from cefr_batch.data.examples import (
-    check_examples,
-    list_format,
-    numbered_lines,
-    read_examples,
-    regular_lists,
-    sentences_in,
-    words_in,
-)
-from cefr_batch.data.inflection import uses_stems, uses_word
-from cefr_batch.data.reading import json_items, unusable_character
+from cefr_batch.config.schema import Level
+from cefr_batch.data import Example
+from cefr_batch.data.checks import check_file
+from cefr_batch.data.examples import list_format, numbered_lines, read_examples, sentence_spans, sentences_in, words_in
+from cefr_batch.data.inflection import uses_word
+from cefr_batch.data.pairs import read_pairs
 from cefr_batch.errors import DataError
 from cefr_batch.store import to_json
 
@@ -92,7 +84,6 @@ BAD_EXAMPLES = [
     ("an escape code", changed(input="\x1b[1m"), "has the control or broken character U+001B; remove it"),
     ("half a surrogate pair", changed(input="\ud83d"), "has the control or broken character U+D83D; remove it"),
     ("a replacement character", changed(input="caf\ufffd"), "has the control or broken character U+FFFD; remove it"),
-    ("a duplicate", dict(GOOD), "the same example as index 0"),
 ]
 
 
@@ -100,8 +91,8 @@ BAD_EXAMPLES = [
 def test_a_bad_example_is_named_by_file_index_and_reason(tmp_path: Path, item: Any, reason: str) -> None:
     file = tmp_path / "train.json"
     file.write_text(json.dumps([GOOD, item]))
-    _, findings = check_examples(file)
-    assert [str(problem) for problem in findings.errors] == [f"{file}: index 1 (from 0): {reason}"]
+    diagnostics = check_file(file).diagnostics
+    assert [str(problem) for problem in diagnostics.errors] == [f"{file}: index 1 (from 0): {reason}"]
     with pytest.raises(DataError, match=r"index 1 \(from 0\)"):
         read_examples(file)
 
@@ -109,12 +100,12 @@ def test_a_bad_example_is_named_by_file_index_and_reason(tmp_path: Path, item: A
 BAD_FILES = [
     ("not JSON", b'[\n{"instruction": "a",}\n]', "is not valid JSON: line 2, column"),
     ("cut off", b'[{"instruction": "a", "in', "is not valid JSON: line 1, column"),
-    ("an object", b"{}", "must be a JSON list of examples, but is an object"),
+    ("an object", b"{}", "must be a JSON list of examples or sentence pairs, but is an object"),
     ("an empty list", b"[]", "has no examples: the list is empty"),
     ("empty", b"", "is empty"),
     ("blank", b"\xef\xbb\xbf \n", "is empty"),
     ("Latin-1", '[{"instruction": "a"},\n"café"]'.encode("latin-1"), "is not UTF-8: byte 0xe9 at offset 27 (line 2)"),
-    ("UTF-16", json.dumps([GOOD]).encode("utf-16"), "is UTF-16, not UTF-8"),
+    ("cut UTF-16", json.dumps([GOOD]).encode("utf-16")[:-1], "is not valid UTF-16"),
     ("nested without end", b"[" * 100_000, "is not valid JSON"),
     ("a number without end", b"[" + b"1" * 10_000 + b"]", "is not valid JSON"),
     ("JSON lines", b'{"instruction": "a"}\n{"instruction": "b"}', "is not valid JSON: line 2, column 1: Extra data"),
@@ -133,13 +124,67 @@ def test_a_file_that_is_no_list_of_examples_gives_one_sentence(tmp_path: Path, d
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".CSV", ".jsonl"])
-def test_a_file_of_pairs_given_as_examples_is_told_apart_by_its_name(tmp_path: Path, suffix: str) -> None:
+def test_a_file_of_pairs_given_as_examples_is_told_apart(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"train{suffix}"
-    file.write_text("word,sentence\ncat,A cat.\n")
-    with pytest.raises(
-        DataError, match=f"{suffix} files hold sentence pairs; examples in list format are a .json file"
-    ):
+    file.write_text('{"word": "cat", "sentence": "A cat."}' if suffix == ".jsonl" else "word,sentence\ncat,A cat.\n")
+    with pytest.raises(DataError, match="holds sentence pairs; give it as"):
         read_examples(file)
+
+
+@pytest.mark.parametrize("name", ["chat.json", "chat.jsonl"])
+@pytest.mark.parametrize(
+    "record", [{"messages": [{"role": "user", "content": "Hi"}]}, {"conversations": [{"from": "human", "value": "Hi"}]}]
+)
+def test_conversations_are_refused_once_whatever_they_are_given_as(tmp_path: Path, name: str, record: Any) -> None:
+    file = tmp_path / name
+    file.write_text(json.dumps([record] * 3) if name == "chat.json" else f"{json.dumps(record)}\n" * 3)
+    for read in (read_examples, lambda path: read_pairs(str(path), Level.A1), check_and_raise):
+        with pytest.raises(DataError, match=f"^{file}: holds conversations ") as caught:
+            read(file)
+        assert len(caught.value.problems) == 1
+
+
+def check_and_raise(path: Path) -> None:
+    check_file(path).diagnostics.raise_errors()
+
+
+def test_examples_may_stand_on_a_line_each(tmp_path: Path) -> None:
+    lines, one_list = tmp_path / "e.jsonl", tmp_path / "e.json"
+    items = [GOOD, {"instruction": "Say hi", "output": "Hi"}]
+    lines.write_text("\n".join(json.dumps(item) for item in items))
+    one_list.write_text(json.dumps(items))
+    assert read_examples(lines) == read_examples(one_list)
+    assert check_file(lines).kind == "examples"
+    with pytest.raises(DataError, match="holds examples in list format"):
+        read_pairs(str(lines), Level.A1)
+
+
+def test_a_repeated_example_is_used_once_with_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "e.json"
+    file.write_text(json.dumps([GOOD, {"instruction": "Say hi", "output": "Hi"}, GOOD]))
+    assert len(read_examples(file)) == 2
+    diagnostics = check_file(file).diagnostics
+    assert diagnostics.errors == []
+    assert [str(warning) for warning in diagnostics.warnings] == [
+        f"{file}: index 2 (from 0): repeats an earlier example, which is used once (index 0 (from 0))"
+    ]
+
+
+def test_a_numbered_list_in_a_free_form_instruction_needs_no_numbered_answer(tmp_path: Path) -> None:
+    file = tmp_path / "e.json"
+    file.write_text(json.dumps([{"instruction": "Do this:\n1. Read.\n2. Answer.", "output": "He lives in Bursa."}]))
+    assert read_examples(file)[0].output == "He lives in Bursa."
+
+
+def test_texts_are_normalized_when_they_are_read_with_one_warning_that_counts(tmp_path: Path) -> None:
+    file = tmp_path / "e.json"
+    odd = "1. My\u200b \ufeffcafe\u0301 is open.\r\n2. The\u00ad dog \N{ADULT}\u200d\N{PERSONAL COMPUTER}."
+    file.write_text(json.dumps([GOOD, *(changed(output=odd + " " * n) for n in range(5))]))
+    normalized = "1. My café is open.\n2. The dog \N{ADULT}\u200d\N{PERSONAL COMPUTER}."
+    assert read_examples(file)[1].output == normalized
+    (warning, *_) = check_file(file).diagnostics.warnings
+    what = "has invisible or decomposed characters or Windows line ends, which were normalized"
+    assert str(warning) == f"{file}: {what}; 5 times, at index 1, 2, 3, … (from 0)"
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
@@ -149,16 +194,18 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path}: {reason}"
 
 
-def test_all_problems_are_kept_but_only_the_first_are_shown(tmp_path: Path) -> None:
+def test_a_problem_of_many_examples_is_told_once_with_the_first_three_places(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
-    file.write_text(json.dumps([changed(output="")] * 30))
+    file.write_text(json.dumps([GOOD, *[changed(output="")] * 30]))
     with pytest.raises(DataError) as caught:
         read_examples(file)
-    assert len(caught.value.problems) == 30
-    lines = str(caught.value).splitlines()
-    assert lines[0] == "30 problems in the training data:"
-    assert lines[-1] == "  - and 10 more"
-    assert len(lines) == 22
+    assert str(caught.value) == f"{file}: output is empty; 30 times, at index 1, 2, 3, … (from 0)"
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "a\0b.json"])
+def test_what_is_no_file_is_refused_without_being_read(path: str) -> None:
+    with pytest.raises(DataError, match=r"is a device or a pipe|it has a null byte"):
+        read_examples(Path(path))
 
 
 def test_free_form_examples_and_a_byte_order_mark_are_fine(tmp_path: Path) -> None:
@@ -175,17 +222,17 @@ def test_inflected_words_give_no_warning_and_lost_words_do(tmp_path: Path, word:
     for output, warnings in ((text, 0), ("Nothing here.", 1)):
         file = tmp_path / "train.json"
         file.write_text(json.dumps([{"instruction": f"One sentence:\n1. {word}", "output": f"1. {output}"}]))
-        _, findings = check_examples(file)
-        assert not findings.errors
-        assert len(findings.warnings) == warnings, findings.warnings
+        diagnostics = check_file(file).diagnostics
+        assert not diagnostics.errors
+        assert len(diagnostics.warnings) == warnings, diagnostics.warnings
 
 
 def test_the_prompt_is_alpacas() -> None:
     plain = Example("Do it.", "", "Done.")
-    assert prompt_of(plain) == "### Instruction:\nDo it.\n\n### Response:\n"
-    assert text_of(plain, "<eos>") == "### Instruction:\nDo it.\n\n### Response:\nDone.<eos>"
+    assert alpaca().prompt(plain) == "### Instruction:\nDo it.\n\n### Response:\n"
+    assert alpaca().text(plain) == "### Instruction:\nDo it.\n\n### Response:\nDone.<eos>"
     given = Example("Do it.", "With this.", "Done.")
-    assert prompt_of(given) == "### Instruction:\nDo it.\n\n### Input:\nWith this.\n\n### Response:\n"
+    assert alpaca().prompt(given) == "### Instruction:\nDo it.\n\n### Input:\nWith this.\n\n### Response:\n"
 
 
 def test_list_format_is_to_json_byte_for_byte() -> None:
@@ -205,10 +252,10 @@ def test_numbers_are_stripped_from_words_and_sentences() -> None:
 def test_the_published_files_pass_as_they_are(level: str) -> None:
     files = [published(f"training_data_{level}_list_format_{side}.json") for side in ("train", "eval")]
     for file, number in zip(files, (1800, 200), strict=True):
-        examples, findings = check_examples(file)
-        assert (len(examples), findings.errors) == (number, [])
-        assert len(findings.warnings) < 0.02 * number
-        assert list_format(examples) == file.read_bytes() + b"\n"
+        found = check_file(file)
+        assert (found.good, found.diagnostics.errors) == (number, [])
+        assert len(found.diagnostics.warnings) < 0.02 * number
+        assert list_format(read_examples(file)) == file.read_bytes() + b"\n"
 
 
 @given(st.text(st.sampled_from("12. )\n\t\r\x0b\x1c\x85ab\u2028\u00a0٣"), max_size=20))
@@ -218,81 +265,37 @@ def test_numbered_lines_are_found_as_line_by_line(text: str) -> None:
     assert numbered_lines(text) == [(int(line[1]), line[2] or "") for line in lines if line]
 
 
-def test_a_list_is_read_in_pieces_as_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever the pieces end; and a wrong item, after any number of good ones, is told as by the whole file's parser."""
-    items = [{"a": "ä ] , ["}, 12, [], "x\n", None, {"b": [1.5, True]}]
-    file = tmp_path / "list.json"
-    for length in range(1, 30):
-        monkeypatch.setattr(reading, "_PIECE", length)
-        for indent in (None, 2):
-            text = json.dumps(items, indent=indent)
-            file.write_text(f"\ufeff {text} \n", encoding="utf-8")
-            assert list(json_items(file)) == items
-            file.write_text(f"{text[:-2]},, 1]", encoding="utf-8")
-            with pytest.raises(DataError, match="is not valid JSON: line"):
-                list(json_items(file))
-            file.write_text(f"{text} 1", encoding="utf-8")
-            with pytest.raises(DataError, match="Extra data"):
-                list(json_items(file))
-
-
-_other = st.sampled_from(["Words:", "é", "b 1.", "b\u2028c", "1. a", ""])
-_line = st.sampled_from(["a", "a b", "é.", "1. a", "2)", "a\u2028b", "a \xa0 b", "..", "", " a", "a\xa0", "a\n"])
-
-
-def _numbered(lines: Iterable[str]) -> str:
-    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))
-
-
-@hypothesis.settings(max_examples=400)
-@given(
-    before=_other,
-    after=_other,
-    lists=st.lists(st.tuples(_line, _line), min_size=1, max_size=3),
-    more=st.sampled_from([[], [], ["a"]]),
-    end=st.sampled_from(["", ".", " b", "\n"]),
-)
-def test_regular_lists_are_those_that_are_read_line_by_line(
-    before: str, after: str, lists: list[tuple[str, str]], more: list[str], end: str
-) -> None:
-    """And then nothing is wrong with them: the check need not look."""
-    words, sentences = _numbered(word for word, _ in lists), _numbered([*(text for _, text in lists), *more])
-    example = Example(f"{before}\n{words}\n\n{after}", "", sentences + end)
-    regular = regular_lists(example)
-    if regular:
-        assert [list(one) for one in regular] == [words_in(example), sentences_in(example)]
-        assert examples._list_problems(numbered_lines(example.instruction), example.output) == []
-
-
-def test_the_lists_of_published_examples_are_regular() -> None:
-    for example in read_examples(published("training_data_b1_list_format_eval.json")):
-        assert regular_lists(example) == (tuple(words_in(example)), tuple(sentences_in(example)))
+@given(st.text(st.sampled_from("12. )\n\t\r\x0b\x1c\x85ab\u2028\u00a0٣"), max_size=20))
+def test_the_spans_of_sentences_are_where_the_sentences_stand(output: str) -> None:
+    example = Example("", "", output)
+    assert [output[start:end] for start, end in sentence_spans(example)] == sentences_in(example)
 
 
 @given(
-    word=st.text(st.characters(codec="ascii") | st.sampled_from("Iİıßé "), max_size=6),
+    word=st.text(st.characters(codec="ascii", categories=["L"]), min_size=1, max_size=6),
     around=st.tuples(st.text(max_size=4), st.text(st.characters(categories=["L", "M", "N", "Zs"]), max_size=3)),
 )
 def test_a_word_that_stands_after_a_blank_is_in_the_sentence(word: str, around: tuple[str, str]) -> None:
-    sentence = f"{around[0]} {word}{around[1]}"
-    assert uses_word(sentence, word) == uses_stems(sentence, word)
+    assert uses_word(f"{around[0]} {word}{around[1]}", word)
 
 
-def test_every_character_is_usable_or_not_as_the_expression_says() -> None:
-    for code in range(sys.maxunicode + 1):
-        bad = reading._UNUSABLE.search(chr(code))
-        assert unusable_character(("fine", chr(code))) == (f"U+{code:04X}" if bad else None)
-
-
-def test_the_check_finds_the_same_without_its_quick_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = json.loads(published("training_data_b1_list_format_eval.json").read_text(encoding="utf-8"))[:100]
-    lost = [{**item, "output": item["output"].replace(" ", "  é x")} for item in good[:20]]
+@pytest.mark.parametrize(("different", "warned"), [(18, True), (60, False)])
+def test_a_file_that_repeats_few_sentences_is_told(tmp_path: Path, different: int, warned: bool) -> None:
+    """200 examples of 10: 18 different sentences are too few, 60 are not; nor are few that are not repeated."""
+    words = [f"word{number}" for number in range(different)]
+    examples = []
+    for start in range(200):
+        chosen = [words[(start * 7 + at) % different] for at in range(10)]
+        asked, written = (
+            "\n".join(f"{i}. {text}" for i, text in enumerate(texts, 1))
+            for texts in (chosen, [f"This is a sentence with {word}." for word in chosen])
+        )
+        examples.append({"instruction": f"Write sentences {start}:\n{asked}", "input": "", "output": written})
     file = tmp_path / "train.json"
-    file.write_text(json.dumps([*good, *(bad[1] for bad in BAD_EXAMPLES), *lost, *good[:10]]))
-    quick = check_examples(file)
-    monkeypatch.setattr(examples, "regular_lists", lambda _: None)
-    monkeypatch.setattr(examples, "uses_word", uses_stems)
-    monkeypatch.setattr(reading, "_SUSPECT", bytes(range(256)))
-    assert check_examples(file) == quick
-    assert len(quick[1].errors) > 10
-    assert quick[1].warnings
+    file.write_text(json.dumps(examples))
+    found = [one.what for one in check_file(file).diagnostics.warnings if "different sentences" in one.what]
+    assert [text.partition(" a model")[0] for text in found] == (
+        [f"its examples repeat only {different} different sentences, 2,000 times in all:"] if warned else []
+    )
+    file.write_text(json.dumps(examples[:1]))
+    assert not [one for one in check_file(file).diagnostics.warnings if "different sentences" in one.what]

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.prompts import alpaca
 
-from cefr_batch.data import Example, TokenCounter, text_of
+from cefr_batch.data import Example, TokenCounter
 from cefr_batch.errors import ModelError
 
 TEXTS = ["", "A cat.", "  two\n\n lines\t", "café, 你好 🎉 1234", "<eos> in the text <pad>", "word " * 3000]
@@ -21,7 +22,7 @@ def test_counts_are_those_of_transformers(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     counter = TokenCounter(tiny_model / "tokenizer.json")
     assert counter.texts(TEXTS) == [len(tokenizer(text).input_ids) for text in TEXTS]
-    assert counter.eos == tokenizer.eos_token == "<eos>"
+    assert counter.prompts.answer.end == tokenizer.eos_token == "<eos>"
 
 
 def test_tokens_that_the_tokenizer_adds_are_counted_and_its_limits_ignored(tiny_model: Path, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_tokens_that_the_tokenizer_adds_are_counted_and_its_limits_ignored(tiny_
 def test_an_examples_length_is_that_of_its_whole_text(tiny_model: Path) -> None:
     counter = TokenCounter(tiny_model / "tokenizer.json")
     examples = [Example("Do it.", "", "Done."), Example("Do it.", "With this.", "Done.")]
-    assert counter(examples) == counter.texts([text_of(e, "<eos>") for e in examples])
+    assert counter(examples) == counter.texts([alpaca().text(e) for e in examples])
     assert counter(examples)[0] < counter(examples)[1]
 
 
@@ -52,9 +53,9 @@ def test_an_examples_length_is_that_of_its_whole_text(tiny_model: Path) -> None:
     ("config", "reason"),
     [
         ({"eos_token": {"content": "</s>"}}, None),
-        ({}, "does not say eos_token"),
-        ({"eos_token": None}, "eos_token must be the end-of-text token's text, but is None"),
-        ([], "does not say eos_token"),
+        ({}, "does not set eos_token, the end-of-text token; set it there"),
+        ({"eos_token": None}, "eos_token must be the text of the end-of-text token, but is None; set it there"),
+        ([], "does not set eos_token, the end-of-text token; set it there"),
     ],
 )
 def test_the_end_of_text_token_comes_from_the_config(
@@ -63,7 +64,7 @@ def test_the_end_of_text_token_comes_from_the_config(
     (tmp_path / "tokenizer.json").write_bytes((tiny_model / "tokenizer.json").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     if reason is None:
-        assert TokenCounter(tmp_path / "tokenizer.json").eos == "</s>"
+        assert TokenCounter(tmp_path / "tokenizer.json").prompts.answer.end == "</s>"
     else:
         with pytest.raises(ModelError, match=reason):
             TokenCounter(tmp_path / "tokenizer.json")

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from clusters.image import SCRIPT as IMAGE_SH
 from clusters.image import TAG, build
-from runs import ROOT, read, runs
+from support.runs import ROOT, SMOKE, read, runs
 
-from cefr_batch import layout
+from cefr_batch.records import layout
 
 pytestmark = pytest.mark.e2e
 
@@ -58,7 +58,9 @@ def work() -> Iterator[Path]:
 def run(image: Path, work: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """As the image's user; the machine's user database knows nobody of this number."""
     script = [*AS_USER, str(work / IMAGE_SH.name), "run", str(image)]
-    words = [*script, f"--bind={work}:/work", "--set-env=PYTHONPATH=/work/model", "--", *command]
+    # One thread: beside another test process, more threads than cores mostly wait for each other.
+    variables = ("--set-env=PYTHONPATH=/work/model", "--set-env=OMP_NUM_THREADS=1")
+    words = [*script, f"--bind={work}:/work", *variables, "--", *command]
     return subprocess.run(words, cwd=work, capture_output=True, text=True, env={**os.environ, "USER": "cefr"})
 
 
@@ -101,11 +103,11 @@ def test_the_smoke_run_completes(unpacked: Path, work: Path) -> None:
     for path in ("/x", "/opt/cefr-batch/x", "/etc/x"):
         refused = run(unpacked, work, "touch", path)
         assert "Read-only file system" in refused.stderr
-    submit = ("submit", "--level", "B1", "--profile", "smoke", "--cluster", "local", "--store", "/work/store", "--wait")
+    submit = ("submit", "--level", "B1", *SMOKE, "--cluster", "local", "--store", "/work/store", "--wait")
     done = run(unpacked, work, "cefr-batch", *submit)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = runs(work / "store")["smollm2-b1-peft-v1"]
-    assert read(folder, layout.METRICS)["train"]["steps"] == 12
+    assert read(folder, layout.METRICS)["train"]["steps"] == 6
     assert (folder / layout.MERGED).stat().st_uid == USER
     assert (work / "cache" / "cefr-batch" / "models").is_dir()
     asked = run(unpacked, work, "python", "-c", "from huggingface_hub.constants import HF_HOME; print(HF_HOME)")
@@ -133,8 +135,8 @@ def test_a_changed_line_rebuilds_one_small_layer(
         new = [layer for layer in layers[1] if layer not in layers[0]]
         assert new == layers[1][-1:]
         size = layer_bytes(new[0])
-        assert size < 5 * 2**20
         whole = sum(layer_bytes(layer) for layer in layers[0])
+        assert size < whole / 100  # the package alone: a push or pull of it sends nothing of torch
         with capsys.disabled():
             print(f"\ncpu image of {whole:,} bytes; a line changed: {seconds:.1f} s, {size:,} bytes of new layers")
     finally:

@@ -1,4 +1,4 @@
-"""Must show: runs on a real Kubernetes, whatever happens to their pods."""
+"""Runs on a real Kubernetes end as they should, whatever happens to their pods."""
 
 from __future__ import annotations
 
@@ -15,25 +15,31 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster_jobs import (
+from clusters import image as images
+from clusters import k8s, slurm, until
+from clusters.s3 import KEYS, NotInstalled, Server, seaweedfs
+from support.cluster_jobs import (
     LONG,
     SHORT,
+    STUDY,
+    TRIAL,
     adapter_sha256,
+    assert_crossed,
+    assert_same_search,
     attempt,
+    begin_here,
     cefr_batch,
     checkpoint,
     complete,
     freeze_training,
+    search,
     seen,
     state_of,
     step,
     thaw_training,
     training,
 )
-from clusters import image as images
-from clusters import k8s, until
-from clusters.s3 import KEYS, NotInstalled, Server, seaweedfs
-from runs import ROOT, settings
+from support.runs import ROOT, SMOKE, settings
 
 from cefr_batch.store import Store, open_store
 
@@ -42,7 +48,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("aws")]
 TINY = "test/tiny"  # on the hub, as far as the cache tells
 SECRET, CLAIM = "cefr-batch-store", "models"
 UNKNOWN_FIELDS = "--validate=false"  # kubectl would refuse podFailurePolicy, which this server does not know yet
-_WITHIN_SECONDS = 30.0  # status says what is wrong
+_WITHIN_SECONDS = 30.0  # until status says what is wrong
 
 
 def _missing(why: str) -> None:
@@ -109,7 +115,7 @@ def site(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     (sites / "default.yaml").write_bytes((ROOT / "k8s" / "default.yaml").read_bytes())
     base = {
         "context": k8s.USER, "namespace": k8s.NAMESPACE, "image": images.TAG, "image_pull_policy": "Never",
-        "cpus": 1, "memory": "4Gi", "shared_memory": "128Mi", "work": "8Gi", "cache_claim": CLAIM, "node_affinity": [],
+        "cpus": 1, "memory": "8Gi", "shared_memory": "128Mi", "work": "8Gi", "cache_claim": CLAIM, "node_affinity": [],
         "time": "00:20:00", "grace_seconds": 60, "storage_secret": SECRET, "backend": "peft", "check_gpu": False,
         "environment": {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": "/work/cache/python"},
     }  # fmt: skip
@@ -128,9 +134,10 @@ def store(objects: Server, request: pytest.FixtureRequest) -> Iterator[Store]:
     k8s.kubectl("delete", "jobs", "--all", "--cascade=foreground")
 
 
-def submit(store: Store, values: list[str], *levels: str) -> list[str]:
-    """Submit runs of the tiny model; returns their names."""
+def submit(store: Store, values: list[str], *levels: str, cross: bool = False) -> list[str]:
+    """Submit runs of the tiny model; returns their names. ``cross``: each evaluates the others' sets, too."""
     words = ["submit", *(word for level in levels for word in ("--level", level)), "--cluster", "k8s/e2e", "--json"]
+    words += ["--cross-evaluate"] * cross
     printed = cefr_batch(*words, *settings(f"model.name={TINY}", *values), store=store.url)
     return [run["run"] for run in json.loads(printed)["runs"]]
 
@@ -144,7 +151,7 @@ def refused(store: Store, *values: str, code: int = 1) -> str:
 
 
 def reason_within_seconds(store: Store, run: str, word: str) -> str:
-    """Wait until status says why the run does not go on."""
+    """Wait until status says why the run is pending."""
     found = ["", ""]
 
     def said() -> bool:
@@ -164,10 +171,13 @@ def test_the_smoke_run_while_the_api_server_is_away(
     site: Callable[..., None], store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SmolLM2 on B1 from doctor to a pull elsewhere, for a user with the Role of k8s/base alone."""
-    checks = json.loads(cefr_batch("doctor", "--cluster", "k8s/e2e", "--json", store=store.url))["checks"]
-    assert {"permissions", "quota", f"secret {SECRET}", "dry run"} <= {check["what"] for check in checks}
-    assert [check["what"] for check in checks if check["problem"]] == ["nodes with nvidia.com/gpu"]  # may not look
-    words = ["submit", "--level", "B1", "--profile", "smoke", "--cluster", "k8s/e2e", "--wait", "--store", store.url]
+    asked = cefr_batch("doctor", *SMOKE[:2], "--cluster", "k8s/e2e", "--json", store=store.url)
+    checks = json.loads(asked)["checks"]
+    assert [check["what"] for check in checks if check["problem"]] == []
+    notes = {check["what"]: check["note"] for check in checks}
+    assert {"permissions", f"secret {SECRET}", "dry run of the Jobs"} <= set(notes)
+    assert "you may not create pods" in notes["dry run of a pod"]
+    words = ["submit", "--level", "B1", *SMOKE, "--cluster", "k8s/e2e", "--wait", "--store", store.url]
     command = [sys.executable, "-m", "cefr_batch", *words]
     waiting = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     run = "smollm2-b1-peft-v1"
@@ -183,30 +193,37 @@ def test_the_smoke_run_while_the_api_server_is_away(
     until(lambda: step(store, run) > before or waiting.poll() is not None)
     k8s.script("start", "apiserver")
 
-    printed, _ = waiting.communicate(timeout=900)
+    printed, _ = waiting.communicate(timeout=1800)
     assert waiting.returncode == 0, printed
     assert f"{run}: SUCCEEDED" in printed
     assert "FAILED" not in printed
     monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
     cefr_batch("pull", run, "--to", str(tmp_path / "elsewhere"), store=store.url)
     assert (tmp_path / "elsewhere" / run / "merged" / "model.safetensors").stat().st_size > 200e6
-    assert "as its manifest says" in cefr_batch("verify", run, store=store.url)
+    assert "match its manifest" in cefr_batch("verify", run, store=store.url)
 
 
 def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(site: Callable[..., None], store: Store) -> None:
-    """One run's pod is deleted twice, evicted once, killed from inside once, and its container killed once, while the
-    controller-manager is away; the other run is started by kubectl, and left alone."""
+    """One run begins on this machine and is killed there; then its pod is deleted twice, evicted once, killed from inside
+    once, and its container killed once, while the controller-manager is away. The other is rendered twice without a
+    network, applied twice by kubectl, and left alone."""
     words = ["render", "--level", "B1", "--cluster", "k8s/e2e", *settings(f"model.name={TINY}", *LONG)]
-    k8s.kubectl("apply", UNKNOWN_FIELDS, "-f", "-", stdin=cefr_batch(*words, store=store.url))
-    alone = "tiny-b1-peft-v1"
-    (run,) = submit(store, LONG, "B1")
+    first, manifest = (without_network(*words, store=store.url) for _ in range(2))
+    assert first == manifest
+    for _ in range(2):
+        k8s.kubectl("apply", UNKNOWN_FIELDS, "-f", "-", stdin=manifest)
+    alone = str(yaml.safe_load(manifest)["metadata"]["name"])
+    until(lambda: store.folders("runs/") == [alone])
+    run = begin_here(store, [f"model.name={TINY}", "backend=peft", *LONG])
+    cefr_batch("resume", run, "--cluster", "k8s/e2e", store=store.url)
+    until(lambda: attempt(store, run) == 2)
 
-    for number, stop in enumerate((_delete, k8s.evict, _delete), 1):
+    for number, stop in enumerate((_delete, k8s.evict, _delete), 2):
         freeze_training(store, run)
         stop(k8s.running_pod(run))
         thaw_training(store, run)
         until(lambda number=number: attempt(store, run) > number)  # type: ignore[misc]
-    for number, kill in enumerate((_kill_from_inside, _kill_from_outside), 4):
+    for number, kill in enumerate((_kill_from_inside, _kill_from_outside), 5):
         until(lambda number=number: attempt(store, run) == number)  # type: ignore[misc]
         freeze_training(store, run)
         pod = k8s.running_pod(run)
@@ -215,7 +232,8 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(site: Callab
         until(lambda pod=pod: k8s.get("pod", pod)["status"]["phase"] == "Failed")  # type: ignore[misc]
         state, reason = seen(store, run)
         assert state == "PENDING"
-        assert f"its next pod is yet to come; before: its pod {pod} failed: exit code 137: it was killed" in reason
+        assert "its next pod is not created yet" in reason
+        assert f"; before: its pod {pod} failed: exit code 137: killed" in reason
         k8s.script("start", "controller-manager")
     for one in (run, alone):
         until(lambda one=one: complete(store, one))  # type: ignore[misc]
@@ -223,11 +241,63 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(site: Callab
     metrics = {one: store.get_json(f"runs/{one}/metrics.json") for one in (run, alone)}
     print({one: (found["attempts"], found["repeated_steps"]) for one, found in metrics.items()})
     print("failed pods that the Job counted:", k8s.get("job", run)["status"].get("failed"))
-    assert [metrics[one]["attempts"] for one in (run, alone)] == [6, 1]
+    assert [metrics[one]["attempts"] for one in (run, alone)] == [7, 1]
     assert metrics[run]["repeated_steps"] > 0
     assert adapter_sha256(store, run) == adapter_sha256(store, alone)
     assert metrics[run]["log"] == metrics[alone]["log"]
     assert {state_of(store, one) for one in (run, alone)} == {"SUCCEEDED"}
+    assert len(store.folders("runs/")) == 2
+
+
+def without_network(*arguments: str, store: str) -> str:
+    """What a command prints that has no network, and no keys of the store."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    command = ["unshare", "--net", sys.executable, "-m", "cefr_batch", *arguments, "--store", store]
+    return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(not os.environ.get("CEFR_BATCH_TEST_LONG"), reason="runs by make e2e-long: needs Slurm besides")
+def test_a_run_begun_here_and_resumed_on_slurm_ends_in_a_pod(
+    site: Callable[..., None], store: Store, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed here and there, some steps after a checkpoint; the run that it is compared with is left alone."""
+    if why := slurm.why_not():
+        _missing(why)
+    values = [*LONG, "training.epochs=12", "training.eval_steps=20"]
+    run = begin_here(store, [f"model.name={TINY}", "backend=peft", *values])
+    with slurm.cluster():
+        _slurm_site(tmp_path, cache, monkeypatch)
+        cefr_batch("resume", run, "--cluster", "slurm/e2e", store=store.url)
+        until(lambda: attempt(store, run) == 2)
+        freeze_training(store, run)
+        _kill_from_inside(store, run)
+        until(lambda: state_of(store, run) == "FAILED")
+        cefr_batch("resume", run, "--cluster", "k8s/e2e", store=store.url)
+    (alone,) = submit(store, values, "B1")
+    for one in (run, alone):
+        until(lambda one=one: complete(store, one))  # type: ignore[misc]
+
+    hosts = [store.get_json(f"runs/{run}/attempts/{number}.json")["host"] for number in (1, 2, 3)]
+    assert hosts[0] == hosts[1] != hosts[2]  # Slurm's nodes are this machine
+    metrics = {one: store.get_json(f"runs/{one}/metrics.json") for one in (run, alone)}
+    assert [metrics[one]["attempts"] for one in (run, alone)] == [3, 1]
+    assert metrics[run]["repeated_steps"] > 0
+    assert adapter_sha256(store, run) == adapter_sha256(store, alone)
+    assert metrics[run]["log"] == metrics[alone]["log"]
+
+
+def _slurm_site(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site ``slurm/e2e``, whose jobs find the tiny model where the pods do."""
+    sites = folder / "slurm"
+    sites.mkdir()
+    monkeypatch.setenv("CEFR_BATCH_SLURM", str(sites))
+    (sites / "default.yaml").write_bytes((ROOT / "slurm" / "default.yaml").read_bytes())
+    values = {
+        "extends": "default", "shared": str(folder / "shared"), "cpus": 1, "memory": "2G", "time": "00:20:00",
+        "backend": "peft", "check_gpu": False,
+        "environment": {"HF_HOME": str(cache / "huggingface"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    }  # fmt: skip
+    (sites / "e2e.yaml").write_text(json.dumps(values))
 
 
 def _delete(pod: str) -> None:
@@ -245,12 +315,13 @@ def _kill_from_outside(store: Store, run: str) -> None:
 
 
 def test_three_levels_and_the_report_of_them(site: Callable[..., None], store: Store) -> None:
-    runs = submit(store, SHORT, "A1", "A2", "B1")
+    runs = submit(store, SHORT, "A1", "A2", "B1", cross=True)
     assert {job["metadata"]["name"] for job in k8s.get("jobs")["items"]} >= {*runs, f"{runs[0]}-report"}
     report = f"reports/{runs[0]}/report.json"
     until(lambda: store.exists(report))
     assert [level["level"] for level in store.get_json(report)["levels"]] == ["A1", "A2", "B1"]
     assert all(complete(store, run) for run in runs)
+    assert_crossed(store, runs)
 
 
 def test_base_trains_a_level_with_nothing_but_kubectl(cache: Path, store: Store, tmp_path: Path) -> None:
@@ -269,7 +340,7 @@ def write_overlay(folder: Path, store: Store, values: list[str]) -> None:
     for part, name, value in (re.split("[.=]", one, maxsplit=2) for one in (f"model.name={TINY}", *values)):
         layers.setdefault(part, {})[name] = yaml.safe_load(value)
     (folder / "settings.yaml").write_text(yaml.safe_dump({"backend": "peft", **layers}))
-    container, limits = "/spec/template/spec/containers/0", {"cpu": "1", "memory": "4Gi"}
+    container, limits = "/spec/template/spec/containers/0", {"cpu": "1", "memory": "8Gi"}
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     volume = {"name": "cache", "persistentVolumeClaim": {"claimName": CLAIM}}
     patch = [
@@ -296,7 +367,7 @@ def write_overlay(folder: Path, store: Store, values: list[str]) -> None:
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
 
 
-def test_a_run_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_resumed(
+def test_a_run_that_is_cancelled_stores_a_checkpoint_and_continues_when_resumed(
     site: Callable[..., None], store: Store
 ) -> None:
     (run,) = submit(store, LONG, "B1")
@@ -320,20 +391,25 @@ def test_what_is_wrong_is_named_before_submitting(site: Callable[..., None], sto
     site(context="guest")
     said = refused(store)
     assert "you may not create jobs, get jobs, list jobs, delete jobs, list pods, get pods/log, list events" in said
-    site(context="e2e", gpus=2, storage_secret="nowhere", cache_claim="none", priority_class="high")
-    with quota({"requests.nvidia.com/gpu": "1"}):
-        said = refused(store, "training.epochs=-1", code=2)
+    site(context="e2e", storage_secret="nowhere", cache_claim="none", priority_class="high")
+    said = refused(store, "training.epochs=-1", code=2)
     for part in (
         f"kubectl create secret generic nowhere --namespace {k8s.NAMESPACE} --from-literal=AWS_ACCESS_KEY_ID=",
-        "cache_claim: the namespace cefr-batch-e2e has no persistent volume claim 'none'",
-        "priority_class: the cluster has no 'high'",
-        "requests.nvidia.com/gpu: 2 wanted, 1 of 1 free",
+        "cache_claim: the namespace cefr-batch-e2e has no persistent volume claim none",
+        "priority_class: the cluster has no priority class high",
+        "Kubernetes would refuse it (dry run of a pod): pods",  # the server says so of the priority class, too
         "training.epochs",
     ):
         assert part in said
     assert not [key for key in KEYS.values() if key in said]
-    site(context="e2e", gpus=64)
-    assert "no node has room for a pod: 1 of 1 fit" in cefr_batch("doctor", "--cluster", "k8s/e2e", store=store.url)
+    site(context="e2e", gpus=2)
+    with quota({"requests.nvidia.com/gpu": "1"}):
+        said = cefr_batch("doctor", *SMOKE[:2], "--cluster", "k8s/e2e", store=store.url)
+    assert "k8s/e2e.yaml: a pod has to wait until the quota" in said
+    assert "requested: requests.nvidia.com/gpu=2" in said
+    with quota({"count/jobs.batch": "0"}):
+        said = refused(store)
+    assert "Kubernetes would refuse it (dry run of the Jobs)" in said
 
 
 def test_what_cannot_be_known_before_is_in_status_soon(site: Callable[..., None], store: Store) -> None:
@@ -368,3 +444,18 @@ def quota(hard: dict[str, str]) -> Iterator[None]:
         yield
     finally:
         k8s.kubectl("delete", "resourcequota", "q")
+
+
+@pytest.mark.skipif(not os.environ.get("CEFR_BATCH_TEST_LONG"), reason="takes many minutes: make e2e-long")
+def test_a_search_with_a_deleted_pod_is_the_search_that_this_machine_makes(
+    site: Callable[..., None], store: Store, tmp_path: Path
+) -> None:
+    search(store, TINY, "--cluster", "k8s/e2e")
+    freeze_training(store, TRIAL)
+    _delete(k8s.running_pod(TRIAL))
+    thaw_training(store, TRIAL)
+    cefr_batch("search", "--resume", STUDY, "--wait", store=store.url)
+    assert attempt(store, TRIAL) >= 2
+    alone = open_store(str(tmp_path / "alone"))
+    search(alone, TINY, "--wait")
+    assert_same_search(store, alone)

@@ -1,4 +1,4 @@
-"""A run on a cluster that is there already. Where, say KUBECONFIG, CEFR_BATCH_TEST_CLUSTER=k8s/NAME (a site) and
+"""A run on a cluster that exists already: the one of KUBECONFIG, CEFR_BATCH_TEST_CLUSTER=k8s/NAME (a site) and
 CEFR_BATCH_TEST_STORE=s3://… (its keys are in the environment)."""
 
 from __future__ import annotations
@@ -7,13 +7,14 @@ import json
 import os
 
 import pytest
-from cluster_jobs import cefr_batch, step
 from clusters import until
+from kubernetes.client import CoreV1Api
+from kubernetes.config import new_client_from_config
+from support.cluster_jobs import cefr_batch, step
 
-from cefr_batch.launch import State, get_launcher
-from cefr_batch.launch.k8s.client import connect
-from cefr_batch.launch.k8s.launcher import Place
-from cefr_batch.launch.submission import read_submission
+from cefr_batch.runner.submission import job_of, read_submission
+from cefr_batch.schedulers import State, get_scheduler
+from cefr_batch.schedulers.k8s.scheduler import JobReference
 from cefr_batch.store import open_store
 
 CLUSTER, STORE = (os.environ.get(f"CEFR_BATCH_TEST_{name}", "") for name in ("CLUSTER", "STORE"))
@@ -29,11 +30,12 @@ def test_a_run_whose_pod_is_deleted_completes() -> None:
     until(lambda: step(store, run) > 2, 1800)
     submission = read_submission(store, run)
     assert submission
-    place = Place.of(submission.handle)
-    for pod in connect(place.context).pods(place.namespace, f"job-name={place.job.name}"):
-        connect(place.context).core.delete_namespaced_pod(pod["metadata"]["name"], place.namespace)
-    launcher = get_launcher(CLUSTER)
-    until(lambda: launcher.observe([submission.job])[submission.job].state.finished, 3600)
-    assert launcher.observe([submission.job])[submission.job].state is State.SUCCEEDED
+    reference = JobReference.parse(submission.handle)
+    pods = CoreV1Api(new_client_from_config(context=reference.context))
+    pods.delete_collection_namespaced_pod(reference.namespace, label_selector=f"job-name={reference.job.name}")
+    scheduler = get_scheduler(CLUSTER)
+    job = job_of(submission)
+    until(lambda: scheduler.observe([job])[job].state.finished, 3600)
+    assert scheduler.observe([job])[job].state is State.SUCCEEDED
     assert store.get_json(f"runs/{run}/metrics.json")["attempts"] == 2
-    assert "as its manifest says" in cefr_batch("verify", run, store=STORE)
+    assert "match its manifest" in cefr_batch("verify", run, store=STORE)

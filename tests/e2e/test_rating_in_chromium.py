@@ -10,23 +10,27 @@ import io
 import json
 import os
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alpha_by_definition import ordinal_alpha
-from chromium_fixtures import OpenPage, serious_violations, watch
-from rating_stores import RUNS, add_generated, example
+from support.alpha_by_definition import interval_alpha, ordinal_alpha
+from support.chromium_fixtures import OpenPage, serious_violations, watch
+from support.kappa_by_definition import quadratic_weighted_kappa
+from support.rating_stores import RUNS, add_generated, example
 
-from cefr_batch.rating.criteria import CRITERIA, rater_id
-from cefr_batch.rating.form import Form
-from cefr_batch.rating.stored import get_form
+from cefr_batch.human_eval.criteria import CRITERIA, rater_id
+from cefr_batch.human_eval.stored import get_form
+from cefr_batch.records.level_figures import SCALE
+from cefr_batch.records.ratings import Form
 from cefr_batch.store.local import LocalStore
 
 pytestmark = pytest.mark.e2e
 
 Command = Callable[..., Any]
 Marks = dict[tuple[str, str], int]  # (item, criterion) -> mark
+Levels = dict[str, int]  # item -> 1 (A1) to 6 (C2)
 
 HOSTILE = '</script><script>document.title="broken"</script><img src=x onerror="document.title=1">'
 
@@ -58,9 +62,30 @@ def marks_of(form: Form, rater: int) -> Marks:
     }
 
 
-def begin(page: Any, name: str) -> None:
+def levels_of(form: Form, rater: int) -> Levels:
+    """Raters who disagree in a known way: the first gives the target, the second often one more, the third shrinks to B1."""
+    target = {item.id: SCALE.index(item.level) + 1 for item in form.items}
+    second = {item: level + n % 2 for n, (item, level) in enumerate(target.items())}
+    third = {item: max(level, 2) if n % 3 else 3 for n, (item, level) in enumerate(target.items())}
+    return (target, second, third)[rater]
+
+
+def begin(page: Any, name: str, qualification: str = "") -> None:
+    page.select_option("#qualification", qualification)
     page.fill("#rater", name)
-    page.keyboard.press("Enter")
+    page.press("#rater", "Enter")
+
+
+def give_levels(page: Any, form: Form, levels: Levels) -> None:
+    """From the first sentence of part 1, by keyboard, as far as there are levels; then on to part 2."""
+    for item in form.items:
+        assert page.locator("section:visible").get_attribute("data-item") == item.id
+        if item.id in levels:
+            page.keyboard.press(str(levels[item.id]))
+            page.keyboard.press("Enter")
+        else:
+            page.click("section:visible .next")
+    page.click("#begin-second")
 
 
 def rate_by_keyboard(page: Any, form: Form, marks: Marks, items: range) -> None:
@@ -80,14 +105,23 @@ def saved(page: Any, selector: str, folder: Path) -> Path:
     return path
 
 
-def marks_in(path: Path) -> Marks:
-    """What a saved file says, read without the project."""
+def rows_in(path: Path) -> list[dict[str, Any]]:
+    """What a saved file says of each sentence, read without the project."""
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".json":
-        rows = json.loads(text)["ratings"]
-    else:
-        rows = list(csv.DictReader(io.StringIO(text), delimiter=";" if ";" in text else ","))
-    return {(row["item"], name): int(row[name]) for row in rows for name in CRITERIA if row[name]}
+        rows: list[dict[str, Any]] = json.loads(text)["ratings"]
+        return rows
+    return list(csv.DictReader(io.StringIO(text), delimiter=";" if ";" in text else ","))
+
+
+def marks_in(path: Path) -> Marks:
+    """The marks in a saved file."""
+    return {(row["item"], name): int(row[name]) for row in rows_in(path) for name in CRITERIA if row[name]}
+
+
+def levels_in(path: Path) -> Levels:
+    """The levels in a saved file."""
+    return {row["item"]: SCALE.index(row["level"]) + 1 for row in rows_in(path) if row["level"]}
 
 
 def test_the_watch_over_pages_sees_errors_requests_and_bad_contrast(chromium: Any) -> None:
@@ -113,12 +147,16 @@ def test_three_raters(form: Form, cefr_batch: Command, store: LocalStore, open_p
     given = [marks_of(form, rater) for rater in range(3)]
     given[2] = {key: mark for key, mark in given[2].items() if key[0] not in ("s03", "s12")}
     assert [marks_in(file) for file in files] == given
+    levels = [levels_of(form, rater) for rater in range(3)]
+    del levels[2]["s05"]
+    assert [levels_in(file) for file in files] == levels
 
     result = cefr_batch("rate", "import", *map(str, files), "--json")
     assert result.code == 0
     assert "rater Ayşe Öz, form" in result.err
-    assert "10 of 12 sentences rated, 8 marks missing" in result.err
+    assert "10 of 12 sentences rated, 8 marks missing, 11 with a level" in result.err
     ratings = json.loads(result.out)
+    check_levels(form, levels, ratings["levels"])
     assert (ratings["raters"], ratings["items"]) == (3, 12)
     for agreement in ratings["agreement"]:
         units = [[one[item.id, agreement["criterion"]] for one in given if (item.id, agreement["criterion"]) in one]
@@ -130,6 +168,27 @@ def test_three_raters(form: Form, cefr_batch: Command, store: LocalStore, open_p
     assert len(ratings["scores"]) == len(RUNS) * 2 * len(CRITERIA)
     for score in ratings["scores"]:
         assert score["mean"] == pytest.approx(mean_of(form, given, score), abs=1e-12)
+
+
+def check_levels(form: Form, levels: list[Levels], found: dict[str, Any]) -> None:
+    """Kappa and alpha are those of plain computations over what the raters did."""
+    target = {item.id: SCALE.index(item.level) + 1 for item in form.items}
+    for one in found["kappas"]:
+        chosen = [item.id for item in form.items if any(source.model == one["model"] for source in item.sources)]
+        pairs = [(given[item], target[item]) for given in levels for item in chosen if item in given]
+        expected = quadratic_weighted_kappa(pairs, categories=6)
+        assert expected is not None
+        assert 0 < expected < 1
+        assert one["kappa"]["value"] == pytest.approx(float(expected), abs=1e-12)
+        assert one["judgements"] == len(pairs)
+    together = [[(one[item], other[item]) for item in one if item in other] for one, other in combinations(levels, 2)]
+    kappas = [quadratic_weighted_kappa(pairs, categories=6) for pairs in together]
+    assert found["agreement"]["kappa"] == pytest.approx(float(sum(k for k in kappas if k) / 3), abs=1e-12)
+    alpha = interval_alpha([[given[item.id] for given in levels if item.id in given] for item in form.items])
+    assert alpha is not None
+    assert found["agreement"]["alpha"] == pytest.approx(float(alpha), abs=1e-12)
+    assert found["qualifications"] == {"examiner": 1, "teacher": 1}
+    assert found["estimator"]["sentences"] == len(form.items)
 
 
 def mean_of(form: Form, given: list[Marks], score: dict[str, Any]) -> float:
@@ -146,13 +205,14 @@ def first_rater(form: Form, page: Any, folder: Path) -> Path:
     """By keyboard; reloads halfway, is warned of what is missing, goes there, finishes."""
     marks = marks_of(form, 0)
     assert "broken" not in page.title()
-    begin(page, "Ayşe Öz")
+    begin(page, "Ayşe Öz", "examiner")
+    give_levels(page, form, levels_of(form, 0))
     rate_by_keyboard(page, form, marks, range(5))
     page.keyboard.press(str(marks[form.items[5].id, CRITERIA[0]]))
     page.reload()
     assert page.locator("section:visible").get_attribute("data-item") == form.items[5].id
     assert page.locator("#who").text_content() == "Ayşe Öz"
-    assert page.locator("#done").text_content() == "5 of 12 sentences rated"
+    assert page.locator("#done").text_content() == "Part 2: 5 of 12 sentences rated"
     assert page.locator("section:visible :checked").count() == 1
     page.keyboard.press(str(marks[form.items[5].id, CRITERIA[1]]))  # the first criterion without a mark
     for criterion in CRITERIA[2:]:
@@ -177,13 +237,21 @@ def first_rater(form: Form, page: Any, folder: Path) -> Path:
 
 def second_rater(form: Form, page: Any, folder: Path) -> Path:
     """By mouse, in Turkish, jumping about; changes a mark; saves CSV as a Turkish spreadsheet program reads it."""
-    begin(page, "r-2")
+    begin(page, "r-2", "teacher")
+    page.locator("section:visible [data-go=overview]").click()
+    for number in reversed(range(12)):
+        page.locator(".list button").nth(number).click()
+        for level in (levels_of(form, 0), levels_of(form, 1)):
+            page.locator("section:visible .levels label").nth(level[form.items[number].id] - 1).click()
+        page.locator("section:visible [data-go=overview]").click()
+    page.click("#to-second")
+    page.click("#begin-second")
     page.locator("section:visible [data-go=overview]").click()
     for number in reversed(range(12)):
         page.locator(".list button").nth(number).click()
         item = form.items[number].id
         for criterion in CRITERIA:
-            choices = page.locator(f'section:visible [data-criterion="{criterion}"] label')
+            choices = page.locator(f'section:visible [data-question="{criterion}"] label')
             choices.nth(marks_of(form, 0)[item, criterion] - 1).click()
             choices.nth(marks_of(form, 1)[item, criterion] - 1).click()
         page.locator("section:visible [data-go=overview]").click()
@@ -199,7 +267,8 @@ def third_rater(form: Form, page: Any, folder: Path) -> Path:
     page.locator("section:visible [data-go=overview]").click()
     page.click("#change")
     begin(page, "R3")
-    assert page.locator(":checked").count() == 0
+    assert page.locator("input:checked").count() == 0
+    give_levels(page, form, {item: level for item, level in levels_of(form, 2).items() if item != "s05"})
     for number, item in enumerate(form.items):
         if item.id not in ("s03", "s12"):
             rate_by_keyboard(page, form, marks_of(form, 2), range(number, number + 1))
@@ -209,7 +278,7 @@ def third_rater(form: Form, page: Any, folder: Path) -> Path:
     path = saved(page, "#save-anyway", folder)
     page.click("#change")
     begin(page, "Ayşe Öz")
-    assert page.locator(":checked").count() == 1
+    assert page.locator("input:checked").count() == 1
     return path
 
 
@@ -255,7 +324,7 @@ def test_a_browser_that_keeps_nothing_says_so(form: Form, open_page: OpenPage, t
     begin(page, "r1")
     assert page.locator("#not-kept").is_visible()
     page.keyboard.press("4")
-    assert list(marks_in(saved(page, "[data-save=json]", tmp_path)).values()) == [4]
+    assert list(levels_in(saved(page, "[data-save=json]", tmp_path)).values()) == [4]
 
 
 @pytest.mark.parametrize(
@@ -270,9 +339,36 @@ def test_what_the_form_did_not_keep_is_ignored(kept: str, form: Form, open_page:
     page.click("#change")
     begin(page, "r1")
     assert page.locator("section:visible").get_attribute("data-item") == form.items[0].id
-    assert page.locator(":checked").count() == 0
+    assert page.locator("input:checked").count() == 0
     page.keyboard.press("4")
-    assert marks_in(saved(page, "[data-save=json]", tmp_path)) == {(form.items[0].id, CRITERIA[0]): 4}
+    assert levels_in(saved(page, "[data-save=json]", tmp_path)) == {form.items[0].id: 4}
+
+
+def test_no_level_can_be_given_once_targets_were_seen_and_none_seen_before(
+    form: Form, open_page: OpenPage, tmp_path: Path
+) -> None:
+    page = open_page(tmp_path / "en.html")
+    begin(page, "r1")
+    assert page.locator(".asked:visible").count() == 0
+    page.keyboard.press("7")  # no such level
+    page.keyboard.press("6")
+    assert page.locator("#done").text_content() == "Part 1: levels of 1 of 12 sentences given"
+    page.locator("section:visible [data-go=overview]").click()
+    assert page.locator("#finish").is_hidden()
+    page.locator(".list button").nth(4).click()  # still of part 1
+    assert page.locator(".asked:visible").count() == 0
+    page.locator("section:visible [data-go=overview]").click()
+    page.click("#to-second")
+    page.reload()
+    assert page.locator("#begin-second").is_visible()
+    page.click("#begin-second")
+    assert page.locator(".asked:visible").count() == 1
+    page.click("section:visible [data-go='12']")  # back, to the page between the parts
+    page.reload()
+    page.evaluate("() => document.querySelector('[data-go=\"0\"]').click()")
+    assert page.locator("section:visible .levels input:disabled").count() == 6
+    page.keyboard.press("1")
+    assert levels_in(saved(page, "[data-save=json]", tmp_path)) == {form.items[0].id: 6}
 
 
 @pytest.mark.parametrize(
@@ -292,6 +388,14 @@ def test_no_serious_finding_of_axe_and_nothing_wider_than_the_screen(
 
     check("start")
     begin(page, "r1")
+    page.keyboard.press("4")
+    page.locator("section:visible summary").click()
+    check("level")
+    for _ in form.items:
+        page.click("section:visible .next")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    check("between")
+    page.click("#begin-second")
     page.keyboard.press("4")
     check("sentence")
     for _ in form.items[1:]:  # one is a word of 300 letters

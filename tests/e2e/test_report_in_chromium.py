@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium_fixtures import OpenPage, serious_violations
-from report_stores import full_report
+from support.chromium_fixtures import OpenPage, serious_violations
+from support.report_stores import full_report
 
 from cefr_batch.report.collect import collect
 from cefr_batch.report.write import render
@@ -19,7 +19,7 @@ from cefr_batch.store.local import LocalStore
 pytestmark = pytest.mark.e2e
 
 LEVELS = ["A1", "A2", "B1", "B2", "C1"]
-WIDTHS = (390, 820, 1440)
+WIDTHS = (390, 820, 1280, 1440)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def first_column(page: Any) -> list[str]:
 
 def test_the_overview_sorts_both_ways_with_what_is_missing_last(pages: dict[str, Path], open_page: OpenPage) -> None:
     page = open_page(pages["en"])
-    button = page.get_by_role("button", name="Loss reduction")
+    button = page.get_by_role("button", name="Loss reduction, response only")
     heading = page.locator("#overview th", has=button)
     assert first_column(page) == LEVELS
     button.click()
@@ -121,7 +121,7 @@ def test_a_curve_tells_its_values(pages: dict[str, Path], open_page: OpenPage) -
     assert not tip.is_visible()
     circle = chart.locator("circle").first
     expected = circle.locator("title").text_content()
-    assert expected == "eğitim kaybı: adım 10: 1,82"
+    assert expected == "eğitim kaybı: 10. adım: 1,82"
     circle.hover(force=True)
     assert tip.inner_text() == expected
     box = tip.bounding_box()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from report_checks import check_report
+from support.report_checks import check_report
 
 pytestmark = pytest.mark.e2e
 

@@ -1,4 +1,5 @@
-"""Must show: kill -9 at 10 random moments over a run, resumed each time, ends as if nothing had happened.
+"""Must show: kill -9 at random moments over a run (ten by `make e2e-long`), resumed each time, ends as if nothing had
+happened; so does one that starts from another run's adapter and stops early.
 
 After every second kill the machine's own folder is gone too: what resumes then has nothing but the store.
 """
@@ -12,17 +13,17 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-from runs import cefr_batch, runs, settings
+from support.runs import cefr_batch, read, runs, same_as, settings
 
-from cefr_batch.layout import WorkDir, default_work_root
+from cefr_batch.records.layout import WorkDir, default_work_root
 
 pytestmark = pytest.mark.e2e
 
-KILLS = 10
 DELETED = ", its folder deleted"
 SETTINGS = [
     "backend=peft",
@@ -39,9 +40,30 @@ SETTINGS = [
 ]
 
 
-def submit(model: Path, store: Path, *extra: str) -> str:
-    cefr_batch("submit", "--level", "B1", *settings(f"model.name={model}", *SETTINGS), *extra, store=store)
-    (run,) = runs(store)
+# What a run does besides. The learning rate is one at which the loss soon rises.
+KINDS = {
+    "plain": [],
+    "from an adapter, stopping early": [
+        "model.adapter={adapter}",
+        "training.loss_on=response",
+        "training.early_stopping=15",
+        "training.learning_rate=0.1",
+        "training.lr_scheduler=constant",
+    ],
+}
+LONG = bool(os.environ.get("CEFR_BATCH_TEST_LONG"))
+KILLS = 10 if LONG else 4
+
+
+def submit(model: Path, store: Path, kind: str, *extra: str) -> str:
+    values = [f"model.name={model}", *SETTINGS]
+    if kind != "plain":
+        first = [*values, "training.epochs=1"]
+        cefr_batch("submit", "--level", "A1", *settings(*first), "--wait", store=store)
+    before = list(runs(store)) if store.is_dir() else []
+    own = [one.format(adapter="".join(before)) for one in KINDS[kind]]
+    cefr_batch("submit", "--level", "B1", *settings(*values, *own), *extra, store=store)
+    (run,) = set(runs(store)) - set(before)
     return run
 
 
@@ -60,17 +82,23 @@ def wait_until_gone(processes: Sequence[psutil.Process]) -> None:
     assert not alive, f"these outlived their job: {alive}"
 
 
-def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_random_moments(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    if kind != "plain" and not LONG:
+        pytest.skip("takes minutes: make e2e-long; tests/job/test_killed.py kills such a run three times")
     undisturbed, store = tmp_path / "undisturbed", tmp_path / "killed"
     started = time.monotonic()
-    reference = submit(tiny_model, undisturbed, "--wait")
+    reference = submit(tiny_model, undisturbed, kind, "--wait")
     whole = time.monotonic() - started
     assert (undisturbed / "runs" / reference / "manifest.json").is_file()
+    figures = json.loads((undisturbed / "runs" / reference / "metrics.json").read_text())
+    assert ("stopped_early" in figures["train"]) == (kind != "plain")
+    assert ("adapter" in figures) == (kind != "plain")
 
     seed = os.environ.get("CEFR_BATCH_TEST_SEED") or str(time.time_ns())
     print("CEFR_BATCH_TEST_SEED:", seed)
     dice = random.Random(seed)
-    run = submit(tiny_model, store)
+    run = submit(tiny_model, store, kind)
     folder = store / "runs" / run
     moments: list[str] = []
     for kill in range(KILLS):
@@ -84,7 +112,7 @@ def test_killed_at_ten_random_moments(tiny_model: Path, tmp_path: Path) -> None:
     last = job_process(folder)
     if last is not None:
         psutil.wait_procs([last], timeout=1200)
-    same_as(undisturbed / "runs" / reference, folder)
+    same_as(partial(read, undisturbed / "runs" / reference), partial(read, folder))
     assert len(list((folder / "logs").iterdir())) >= KILLS / 2, "most kills should have hit a job at work"
 
 
@@ -116,13 +144,3 @@ def where(folder: Path) -> str:
     except FileNotFoundError:
         return "before its first sign of life"
     return f"{status['stage']} {status['step']}"
-
-
-def same_as(reference: Path, folder: Path) -> None:
-    results = [json.loads((f / "metrics.json").read_text()) for f in (reference, folder)]
-    for key in ("log", "best", "baseline", "tuned", "reduction", "generation", "merge", "data", "leakage"):
-        assert results[0][key] == results[1][key], key
-    manifests = [json.loads((f / "manifest.json").read_text())["objects"] for f in (reference, folder)]
-    hashes = [{o["key"]: o["sha256"] for o in m} for m in manifests]
-    for key in ("adapter/adapter_model.safetensors", "merged/model.safetensors", "evaluation.json", "generation.json"):
-        assert hashes[0][key] == hashes[1][key], key

@@ -13,12 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 from clusters.proxy import Proxy
 from clusters.s3 import KEYS, Server
-from runs import ROOT, settings
-from stored_runs import add_complete, add_ended, days_ago
+from support.runs import ROOT, settings
+from support.stored_runs import add_complete, add_ended, days_ago
 
 from cefr_batch.files import sha256_file
 from cefr_batch.store import Store, open_store
@@ -99,42 +98,6 @@ def test_a_run_from_submit_to_a_pull_elsewhere_and_no_secret_anywhere(
     for secret in (*filter(None, PLANTED.values()), KEYS["AWS_SECRET_ACCESS_KEY"], "planted-password"):
         found = [name for name, data in places.items() if secret.encode() in data]
         assert found == [], secret
-
-
-def test_a_server_killed_five_times_cut_connections_and_a_damaged_part(
-    server: Server, tiny_model: Path, tmp_path: Path
-) -> None:
-    dice = seeded("faults")
-    submit = ("submit", "--level", "B1", *settings(f"model.name={tiny_model}", *SETTINGS))
-    undisturbed = tmp_path / "undisturbed"
-    started = time.monotonic()
-    cefr_batch(*submit, "--wait", store=str(undisturbed))
-    whole = time.monotonic() - started
-    (reference,) = open_store(str(undisturbed)).folders("runs/")
-
-    with Proxy(server.port, seed=str(dice.random()), cut_after_bytes=400_000) as proxy:
-        url = server.url("faults", port=proxy.port)
-        cefr_batch(*submit, store=url)
-        store = open_store(server.url("faults"))
-        (run,) = store.folders("runs/")
-        handle = store.get_json(f"runs/{run}/submission.json")["handle"]
-        job = psutil.Process(int(handle.rpartition("/")[2]))
-        proxy.damage_upload_larger_than = 20_000
-        for _ in range(5):
-            time.sleep(dice.uniform(0.5, whole / 6))  # a random moment is the point
-            server.kill()
-            time.sleep(dice.uniform(0.1, 2))
-            server.start()
-        psutil.wait_procs([job], timeout=600)
-        print(
-            f"{proxy.cuts} cuts, {proxy.damaged} damaged, job of {whole:.0f} s took {time.monotonic() - started:.0f} s"
-        )
-        assert proxy.cuts >= 1
-        assert proxy.damaged == 1
-    assert store.exists(f"runs/{run}/manifest.json"), store.get(f"runs/{run}/logs/attempt-1.log").decode()
-    cefr_batch("verify", run, store=server.url("faults"))
-    assert adapter_sha256(store, run) == adapter_sha256(open_store(str(undisturbed)), reference)
-    assert store.discard_unfinished("") == 0
 
 
 LARGE = 1_200_000_000
@@ -218,7 +181,7 @@ def add_killed_or_failed(store: Store, run: str, number: int) -> None:
 @pytest.mark.parametrize(
     ("add", "state", "requests_per_run"),
     [
-        (lambda store, run, _: add_complete(store, run, {}), "SUCCEEDED", 3),
+        (lambda store, run, _: add_complete(store, run, {}), "SUCCEEDED", 1),
         (add_killed_or_failed, "FAILED", 4),
     ],
     ids=["complete", "unfinished"],

@@ -1,4 +1,8 @@
-"""Must show: runs on a real Slurm, whatever Slurm does to them."""
+"""Must show: runs on a real Slurm, whatever Slurm does to them.
+
+Each test runs on the oldest version, and those marked ``newest_slurm`` on the newest besides; `make e2e-slurm-all` runs all
+tests on all versions.
+"""
 
 from __future__ import annotations
 
@@ -12,34 +16,49 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cluster_jobs import (
+from clusters import slurm, until
+from clusters.s3 import KEYS, Server
+from support.cluster_jobs import (
     LONG,
     SHORT,
+    STUDY,
+    TRIAL,
     adapter_sha256,
+    assert_crossed,
+    assert_same_search,
+    attempt,
+    begin_here,
     cefr_batch,
     checkpoint,
     complete,
     freeze_training,
+    search,
     seen,
     state_of,
     step,
     thaw_training,
     training,
 )
-from clusters import slurm, until
-from clusters.s3 import KEYS, Server
-from runs import ROOT, settings
+from support.runs import ROOT, SMOKE, settings
 
+from cefr_batch import report, runner
 from cefr_batch.store import Store, open_store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("aws")]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cluster" in metafunc.fixturenames:
+        newest = [slurm.NEWEST] * bool(list(metafunc.definition.iter_markers("newest_slurm")))
+        versions = os.environ.get("CEFR_BATCH_TEST_SLURM", "").split() or [slurm.OLDEST, *newest]
+        metafunc.parametrize("cluster", versions, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
     if why := slurm.why_not():
         (pytest.fail if os.environ.get("CEFR_BATCH_REQUIRE_ALL") else pytest.skip)(why)
-    with slurm.cluster():
+    with slurm.cluster(request.param):
         slurm.script("user-signal", "off")
         yield
 
@@ -75,9 +94,10 @@ def site(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     return write
 
 
-def submit(model: Path, values: list[str], store: str, *levels: str) -> list[str]:
-    """Submit runs of the tiny model; returns their names."""
+def submit(model: Path, values: list[str], store: str, *levels: str, cross: bool = False) -> list[str]:
+    """Submit runs of the tiny model; returns their names. ``cross``: each evaluates the others' sets, too."""
     words = ["submit", *(word for level in levels for word in ("--level", level)), "--cluster", "slurm/e2e", "--json"]
+    words += ["--cross-evaluate"] * cross
     printed = cefr_batch(*words, *settings(f"model.name={model}", *values), store=store)
     return [run["run"] for run in json.loads(printed)["runs"]]
 
@@ -91,10 +111,12 @@ def job_of(store: Store, run: str) -> str:
 def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
     site: Callable[..., None], tiny_model: Path, tmp_path: Path
 ) -> None:
-    """One run is preempted twice, once on a cluster that sends SIGTERM and once on one that sends the job's own signal, and
-    loses its node once; one comes to its time limit; one is left alone."""
+    """One run begins on this machine and is killed there, is preempted twice, once on a cluster that sends SIGTERM and once
+    on one that sends the job's own signal, and loses its node once; one comes to its time limit; one is left alone."""
     store = open_store(str(tmp_path / "store"))
-    (first,) = submit(tiny_model, LONG, store.url, "B1")
+    here = {**os.environ, "CEFR_BATCH_CACHE": str(tmp_path / "cache")}
+    first = begin_here(store, [f"model.name={tiny_model}", "backend=peft", *LONG], env=here)
+    cefr_batch("resume", first, "--cluster", "slurm/e2e", store=store.url)
     (second,) = submit(tiny_model, LONG, store.url, "B1")
     job, limited = job_of(store, first), job_of(store, second)
 
@@ -122,8 +144,8 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
 
     metrics = {run: store.get_json(f"runs/{run}/metrics.json") for run in (first, second, third)}
     print({run: (found["attempts"], found["repeated_steps"]) for run, found in metrics.items()})
-    assert [metrics[run]["attempts"] for run in (first, second, third)] == [4, 2, 1]
-    assert metrics[first]["repeated_steps"] > 0  # of the attempt that was killed with its node
+    assert [metrics[run]["attempts"] for run in (first, second, third)] == [5, 2, 1]
+    assert metrics[first]["repeated_steps"] > 0  # of the attempts that were killed
     assert metrics[second]["repeated_steps"] == metrics[third]["repeated_steps"] == 0
     assert adapter_sha256(store, first) == adapter_sha256(store, second) == adapter_sha256(store, third)
     assert metrics[first]["log"] == metrics[third]["log"] == metrics[second]["log"]
@@ -133,7 +155,7 @@ def test_an_array_of_levels_and_the_report_after_it(
     site: Callable[..., None], server: Server, tiny_model: Path
 ) -> None:
     store = open_store(server.url("array"))
-    runs = submit(tiny_model, SHORT, store.url, "A1", "A2", "B1")
+    runs = submit(tiny_model, SHORT, store.url, "A1", "A2", "B1", cross=True)
     jobs = [job_of(store, run) for run in runs]
     array = jobs[0].partition("_")[0]
     assert jobs == [f"{array}_{n}" for n in range(3)]
@@ -146,6 +168,7 @@ def test_an_array_of_levels_and_the_report_after_it(
     assert all(complete(store, run) for run in runs)
     markdown = store.get(f"reports/{runs[0]}/report.md").decode()
     assert all(run in markdown for run in runs)
+    assert_crossed(store, runs)
 
 
 def test_the_smoke_run_in_object_storage_through_a_restart_of_the_controller_and_without_accounting(
@@ -153,7 +176,7 @@ def test_the_smoke_run_in_object_storage_through_a_restart_of_the_controller_and
 ) -> None:
     """SmolLM2 on B1 from submit to a pull elsewhere; meanwhile slurmctld dies, and sacct does not work."""
     store = open_store(server.url("smoke"))
-    words = ["submit", "--level", "B1", "--profile", "smoke", "--cluster", "slurm/e2e", "--wait", "--store", store.url]
+    words = ["submit", "--level", "B1", *SMOKE, "--cluster", "slurm/e2e", "--wait", "--store", store.url]
     waiting = subprocess.Popen(
         [sys.executable, "-m", "cefr_batch", *words],
         cwd=ROOT,
@@ -180,7 +203,7 @@ def test_the_smoke_run_in_object_storage_through_a_restart_of_the_controller_and
     slurm.script("restart-controller")
     assert seen(store, run, env=without)[1].startswith("RUNNING in Slurm on n")
 
-    printed, _ = waiting.communicate(timeout=900)
+    printed, _ = waiting.communicate(timeout=1800)
     assert waiting.returncode == 0, printed
     assert f"{run}: SUCCEEDED" in printed
     assert seen(store, run, env=without)[0] == "SUCCEEDED"
@@ -188,15 +211,16 @@ def test_the_smoke_run_in_object_storage_through_a_restart_of_the_controller_and
     monkeypatch.setenv("HOME", str(elsewhere))
     cefr_batch("pull", run, "--to", str(elsewhere), store=store.url)
     assert (elsewhere / run / "merged" / "model.safetensors").stat().st_size > 200e6
-    assert "as its manifest says" in cefr_batch("verify", run, store=store.url)
+    assert "match its manifest" in cefr_batch("verify", run, store=store.url)
 
     stored = [store.get(one.key) for one in store.objects("") if one.size < 2**20]
-    written = [path for path in (tmp_path / "shared folder" / "jobs").iterdir() if path.is_file()]
+    written = [path for path in (tmp_path / "shared folder" / "jobs").rglob("*") if path.is_file()]
     assert len(stored) > 20
     assert len(written) >= 3  # the script, the pickle, what the job printed
     assert not [key for key in secrets for data in (*stored, *(p.read_bytes() for p in written)) if key in data]
 
 
+@pytest.mark.newest_slurm
 def test_two_hundred_runs_are_one_array_and_one_question(
     site: Callable[..., None], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -260,9 +284,33 @@ def test_a_running_job_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_re
     assert state_of(store, run) == "CANCELLED"
 
 
+@pytest.mark.newest_slurm
+def test_the_python_api_submits_stops_resumes_pulls_and_reports(
+    site: Callable[..., None], tiny_model: Path, tmp_path: Path
+) -> None:
+    """The calls that README shows, from this process."""
+    session = runner.Session(str(tmp_path / "store"))
+    overrides = [f"model.name={tiny_model}", *LONG, "training.epochs=8"]
+    runs = session.submit(["A1", "B1"], cluster="slurm/e2e", overrides=overrides)
+    freeze_training(session.store, runs[1])
+    session.cancel(runs[1:])
+    thaw_training(session.store, runs[1])
+    seen = [state for states in session.watch(runs) for state in states]
+    assert {state.state for state in seen if state.run == runs[0]} >= {runner.State.SUCCEEDED}
+    assert [state.state for state in session.status(runs)] == [runner.State.SUCCEEDED, runner.State.CANCELLED]
+    session.resume(runs[1:])
+    assert [state.state for state in session.wait(runs)] == [runner.State.SUCCEEDED] * 2
+    assert session.logs(runs[1], attempt=1) != session.logs(runs[1])
+    folder = session.pull(runs[0], to=tmp_path / "pulled", only=["adapter"])
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    written = report.write_report(session.store, str(tmp_path / "report"), runs=runs)
+    assert str(tmp_path / "report" / "report.html") in written
+
+
 HOSTILE = 'it\'s $(touch pwned) `id` "q" ğüş; # % \\'
 
 
+@pytest.mark.newest_slurm
 def test_a_hostile_setting_reaches_slurm_as_it_is(site: Callable[..., None], tiny_model: Path, tmp_path: Path) -> None:
     site(options=[f"--comment={HOSTILE}", "--hold"])
     store = open_store(str(tmp_path / "store"))
@@ -296,3 +344,38 @@ def test_runs_in_a_container_one_of_them_preempted(
     assert [store.get_json(f"runs/{run}/metrics.json")["attempts"] for run in (disturbed, alone)] == [2, 1]
     assert adapter_sha256(store, disturbed) == adapter_sha256(store, alone)
     assert (tmp_path / "shared folder" / "work" / "cache").is_dir()
+
+
+@pytest.mark.newest_slurm
+def test_a_first_site_file_is_that_of_this_cluster(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    """What init takes from sinfo and sacctmgr passes every check against the cluster that they speak of."""
+    monkeypatch.chdir(tmp_path)
+    program = [sys.executable, "-m", "cefr_batch"]
+    subprocess.run([*program, "init", "--slurm"], check=True, capture_output=True)
+    text = Path("slurm", "mysite.yaml").read_text(encoding="utf-8")
+    for line in ("partition: gpu", "gres: gpu:rtx4090:1", "gpu: rtx4090", "account: root"):
+        assert line in text.splitlines()
+    words = ["doctor", "--cluster", "slurm/mysite", *settings(f"model.name={tiny_model}", *SHORT)]
+    checked = subprocess.run([*program, *words, "--store", "store"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "ok       gres gpu:rtx4090:1" in checked.stdout
+    assert "ok       sbatch --test-only" in checked.stdout
+
+
+@pytest.mark.skipif(not os.environ.get("CEFR_BATCH_TEST_LONG"), reason="takes minutes: make e2e-long")
+def test_a_search_with_a_preempted_trial_is_the_search_that_this_machine_makes(
+    site: Callable[..., None], tiny_model: Path, tmp_path: Path
+) -> None:
+    """A search on Slurm needs nothing but what `submit` and `resume` use: its trials are an array, with the site's limit."""
+    site(array_limit=2)
+    store, alone = (open_store(str(tmp_path / name)) for name in ("store", "alone"))
+    search(store, tiny_model, "--cluster", "slurm/e2e")
+    freeze_training(store, TRIAL)
+    slurm.preempt(job := job_of(store, TRIAL))
+    slurm.start_now(job)
+    cefr_batch("search", "--resume", STUDY, "--wait", store=store.url)
+    assert attempt(store, TRIAL) >= 2
+    search(alone, tiny_model, "--wait", env={**os.environ, "CEFR_BATCH_CACHE": str(tmp_path / "cache")})
+    assert_same_search(store, alone)

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from published import published
-from runs import ROOT, UNSLOTH_PYTHON, cefr_batch, full_loss, needs_unsloth, read, runs, settings
+from support.published import published
+from support.runs import ROOT, UNSLOTH_PYTHON, cefr_batch, full_loss, needs_unsloth, read, runs, settings
 
-from cefr_batch import layout
+from cefr_batch.config.load import load_spec
 from cefr_batch.data.examples import read_examples
-from cefr_batch.spec import load_spec
+from cefr_batch.records import layout
 
 pytestmark = pytest.mark.e2e
 
@@ -66,6 +66,33 @@ def test_b1_with_unsloth(tmp_path: Path) -> None:
     assert loss == pytest.approx(metrics["tuned"]["full"]["loss"], abs=0.02)
 
 
+def test_both_backends_train_on_the_response_from_another_runs_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    """Without dropout they compute the same, so every step's loss is: over the same tokens, from the same weights."""
+    needs_unsloth()
+    store = tmp_path / "store"
+    values = [
+        f"model.name={tiny_model}",
+        "model.alias=tiny",
+        "data.examples=40",
+        "data.words_per_example=3",
+        "lora.rank=4",
+    ]
+    values += ["lora.dropout=0.0", "evaluation.max_examples=4", "generation.examples=0", "training.precision=fp32"]
+    values += ["training.batch_size=2", "training.gradient_accumulation_steps=2", "training.max_steps=4"]
+    values += ["training.eval_steps=2", "training.logging_steps=1", "training.learning_rate=1e-3"]
+    cefr_batch("submit", "--level", "A1", *settings(*values, "backend=peft"), "--wait", store=store)
+    values += ["model.adapter=tiny-a1-peft-v1", "training.loss_on=response"]
+    logs = {}
+    for backend in ("peft", "unsloth"):
+        overrides = settings(*values, f"backend={backend}")
+        cefr_batch("submit", "--level", "B1", *overrides, "--wait", store=store, python=UNSLOTH_PYTHON)
+        found = read(runs(store)[f"tiny-b1-{backend}-v1"], layout.METRICS)
+        assert found["adapter"]["run"] == "tiny-a1-peft-v1"
+        logs[backend] = [entry.get("loss", entry.get("eval_loss")) for entry in found["log"]]
+    assert len(logs["peft"]) == 6
+    assert logs["unsloth"] == pytest.approx(logs["peft"], abs=1e-4)
+
+
 def test_the_calls_that_only_cuda_makes_fit_the_installed_unsloth() -> None:
     """No GPU here: the keyword arguments are held against the signatures in Unsloth's source for CUDA."""
     needs_unsloth()
@@ -74,7 +101,7 @@ def test_the_calls_that_only_cuda_makes_fit_the_installed_unsloth() -> None:
         "from_pretrained": parameters(models / "loader.py", "FastLanguageModel", "from_pretrained"),
         "get_peft_model": parameters(models / "llama.py", "FastLlamaModel", "get_peft_model"),
     }
-    used = keywords(ROOT / "cefr_batch" / "run" / "train.py", "FastLanguageModel")
+    used = keywords(ROOT / "cefr_batch" / "training" / "trainer.py", "FastLanguageModel")
     assert set(used) == set(accepted)
     named_elsewhere = {"local_files_only"}  # taken by **kwargs, handed on to transformers
     for call, names in used.items():
@@ -119,5 +146,5 @@ def test_no_argument_of_ours_disables_unsloths_fused_lora() -> None:
     assert spec.lora.dropout == 0.05
     assert names["_fused_lora_skip_reason"](spec.lora.dropout, "none", float32_base=False) == ""
     assert "bias = 'all'" in names["_fused_lora_skip_reason"](spec.lora.dropout, "all")
-    given = keywords(ROOT / "cefr_batch" / "run" / "train.py", "FastLanguageModel")["get_peft_model"]
+    given = keywords(ROOT / "cefr_batch" / "training" / "trainer.py", "FastLanguageModel")["get_peft_model"]
     assert not given & {"bias", "use_dora", "use_rslora", "modules_to_save", "loftq_config", "init_lora_weights"}

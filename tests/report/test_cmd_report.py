@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from clusters.s3 import Server
-from report_stores import add_unfinished, three_levels
+from support.report_stores import add_unfinished, three_levels
 
 from cefr_batch.cli.main import main
 from cefr_batch.store import below, open_store
@@ -40,7 +41,8 @@ def test_json_is_one_document_and_nothing_else(tmp_path: Path, capsys: Captured)
     assert err == ""
 
 
-ALL = ["levels_grid.png", "levels_overlay.png", "report.csv", "report.html", "report.json", "report.md"]
+PICTURES = [f"levels_{name}.{kind}" for name in ("grid", "overlay") for kind in ("pdf", "png", "svg")]
+ALL = [*PICTURES, "report.csv", "report.html", "report.json", "report.md"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ ALL = ["levels_grid.png", "levels_overlay.png", "report.csv", "report.html", "re
         ("a b#?%20ş", [], [f"a b#?%20ş/{name}" for name in ALL]),
     ],
 )
-def test_out_writes_the_files_asked_for_and_prints_no_report(
+def test_out_writes_the_files_asked_for_and_prints_a_line_for_each_level(
     tmp_path: Path, capsys: Captured, out: str, formats: list[str], files: list[str]
 ) -> None:
     store = three_levels(tmp_path / "store")
@@ -61,8 +63,19 @@ def test_out_writes_the_files_asked_for_and_prints_no_report(
     written = sorted(p.relative_to(tmp_path / "there").as_posix() for p in (tmp_path / "there").rglob("*.*"))
     assert written == files
     printed = capsys.readouterr()
-    assert printed.out == ""
+    lines = printed.out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["A1", "A2", "B1"]
+    assert "Loss over the response: " in lines[0]
+    assert not set("*\\`") & set(printed.out)  # text, no mark-up
     assert all(str(tmp_path / "there" / name) in printed.err for name in files)
+
+
+@pytest.mark.parametrize("name", [b"r\xfd", b"r\xfd.md"])
+def test_out_may_have_a_name_that_is_not_utf_8(tmp_path: Path, name: bytes) -> None:
+    """As file names of other systems are."""
+    out = tmp_path / os.fsdecode(name)
+    assert main(["report", "--store", three_levels(tmp_path / "store").url, "--out", str(out), "--format", "md"]) == 0
+    assert (out if out.suffix else out / "report.md").is_file()
 
 
 @pytest.mark.parametrize("language", ["en", "tr"])
@@ -91,7 +104,7 @@ def test_the_same_store_gives_the_same_bytes_in_every_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--format", "pdf"], "'pdf' is not a format; valid, with commas between: md, html, json, csv"),
+        (["--format", "pdf"], "'pdf' is not a format; valid, separated by commas: md, html, json, csv"),
         (["--format", "md,html"], "2 formats cannot be printed at once; --out FOLDER writes them"),
         (["--format", "md", "--out", "x.html"], "names one file"),
         (["--lang", "de"], "'de' is not one of 'en', 'tr'"),
@@ -175,3 +188,9 @@ def test_out_may_be_a_place_in_a_bucket(
     assert bucket.get_json("reports/x/report.json")["store"] == store.url
     assert main(["report", "--store", store.url, "--out", below(bucket.url, "levels.json")]) == 0
     assert [found.key for found in bucket.objects("levels")] == ["levels.json"]
+
+
+def test_a_file_of_another_format_is_refused_before_anything_is_read(tmp_path: Path, capsys: Captured) -> None:
+    for name in ("b1.pdf", "s3://bucket/b1.DOCX"):
+        assert main(["report", "--store", str(tmp_path / "none"), "--out", name]) == 2
+        assert "a report is written as md, html, json, csv" in capsys.readouterr().err

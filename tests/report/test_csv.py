@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
-from report_stores import B1, add_unfinished, metrics, three_levels
+from support.report_stores import B1, add_unfinished, metrics, three_levels
 
 from cefr_batch.report.as_csv import COLUMNS, report_csv
 from cefr_batch.report.collect import collect
@@ -15,7 +15,7 @@ from cefr_batch.store.local import LocalStore
 
 
 def rows(store: LocalStore, **choice: list[str]) -> list[dict[str, str]]:
-    text = report_csv(collect(store, **choice))
+    text = report_csv(collect(store, **choice)).decode()
     assert text.count("\r\n") == text.count("\n")
     return list(csv.DictReader(io.StringIO(text, newline="")))
 
@@ -52,3 +52,16 @@ def test_text_is_no_formula(tmp_path: Path, evil: str) -> None:
     (row,) = rows(store, levels=["B1"])
     assert row["model"].startswith("'")
     assert row["model"].endswith(evil.strip())
+
+
+def test_a_turkish_spreadsheet_program_opens_the_turkish_file(tmp_path: Path) -> None:
+    """It splits at semicolons, takes 0.43 for a date or a text, and needs the mark to see UTF-8."""
+    report = collect(three_levels(tmp_path), levels=["B1"])
+    data = report_csv(report, "tr")
+    assert data.startswith("\ufeff".encode())
+    (row,) = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=";")
+    (english,) = rows(three_levels(tmp_path / "again"), levels=["B1"])
+    assert set(row) == set(COLUMNS)
+    assert row["loss_reduction_percent"].replace(",", ".") == english["loss_reduction_percent"]
+    assert "," in row["loss_reduction_percent"]
+    assert not report_csv(report).startswith("\ufeff".encode())

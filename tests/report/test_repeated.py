@@ -9,16 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_stores import A1, B1, add_complete, add_examples, add_unfinished, three_levels
-from test_report import report_markdown
+from support.report_stores import A1, B1, add_complete, add_examples, add_unfinished, report_markdown, three_levels
 
 from cefr_batch.report.as_json import report_json
-from cefr_batch.report.build import build
 from cefr_batch.report.collect import Entry, collect
 from cefr_batch.report.compare import compare
-from cefr_batch.report.document import plain_text
-from cefr_batch.report.language import Language
-from cefr_batch.report.reading import reading
+from cefr_batch.report.interpretation import interpret
+from cefr_batch.report.markdown import ReportLanguage
 from cefr_batch.store.local import LocalStore
 
 FIRST, LATER, LATEST = (f"2025-10-{day}T08:00:00+00:00" for day in (26, 27, 28))
@@ -45,7 +42,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_column(tmp_path: Path) -> 
     assert results(entry) == [run(3), run(2), run(1)]
     text = report_markdown(collect(store))
     # 100 (1 - x / 1.8): 76.67, 75.56, 74.44
-    assert re.search(r"^\| Loss reduction +\| +75\.6% ± 1\.1 \(n = 3\) \|$", text, re.MULTILINE)
+    assert re.search(r"^\| Loss reduction, all tokens +\| +75\.6% ± 1\.1 \(n = 3\) \|$", text, re.MULTILINE)
     assert re.search(r"^\| Train examples +\| +1,800 \|$", text, re.MULTILINE)
     assert "| mean ± standard deviation |    – |" in text
     row = next(r for r in report_json(collect(store))["comparison"]["rows"] if r["key"] == "loss_reduction_percent")
@@ -107,7 +104,7 @@ def two_levels(folder: Path, spread: float) -> LocalStore:
     store = LocalStore(folder)
     for level, figures, tuned in (("A1", A1, 0.6), ("B1", B1, 0.57)):
         name = f"llama1b-{level.lower()}-unsloth-v1"
-        made = replace(figures, full=(2.0, tuned), leakage=(0.0, 100.0), examples=(1800, 100))
+        made = replace(figures, full=(2.0, tuned), response=(2.0, tuned), leakage=(0.0, 100.0), examples=(1800, 100))
         add_complete(store, name, level, made)
         seed = ord(level[0])
         add_examples(store, name, sums(100, 2.0, 0.1, seed), sums(100, tuned, spread, seed + 1), sha256=level)
@@ -115,40 +112,40 @@ def two_levels(folder: Path, spread: float) -> LocalStore:
 
 
 def sentences(store: LocalStore, language: str = "en") -> str:
-    return "\n".join(plain_text(one) for one in reading(compare(collect(store)), Language(language)))
+    return "\n".join(interpret(compare(collect(store)), ReportLanguage(language)))
 
 
 def test_the_reading_changes_with_the_intervals(tmp_path: Path) -> None:
     """The same two reductions: with examples much alike the difference is real, with unlike ones it may be chance."""
     certain, uncertain = (sentences(two_levels(tmp_path / str(s), s)) for s in (0.01, 0.4))
-    assert "Larger than the noise of the evaluation are these differences: B1 over A1 (1.5 points)." in certain
-    assert "Within the noise" not in certain
-    assert "Within the noise, so that their order is not settled: B1 over A1 (1.5 points)." in uncertain
-    assert "Larger than the noise" not in uncertain
+    assert "These differences are larger than the noise of the evaluation: B1 over A1 (1.5 points)." in certain
+    assert "within the noise" not in certain
+    assert "These are within the noise, so their order is not certain: B1 over A1 (1.5 points)." in uncertain
+    assert "larger than the noise" not in uncertain
 
 
 def test_without_single_losses_the_reading_says_that_it_does_not_know(tmp_path: Path) -> None:
     text = sentences(three_levels(tmp_path))
     assert "there is no interval" in text
-    assert "it is not known whether they exceed noise" in text
-    assert "Larger than the noise" not in text
+    assert "It is not known whether these differences exceed noise" in text
+    assert "larger than the noise" not in text
 
 
 def test_a_change_that_may_be_chance_is_not_called_one(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    add_complete(store, run(1), "B1", replace(B1, full=(2.0, 1.99), examples=(1800, 50)))
+    add_complete(store, run(1), "B1", replace(B1, full=(2.0, 1.99), response=(2.0, 1.99), examples=(1800, 50)))
     add_examples(store, run(1), sums(50, 2.0, 0.3, 1), sums(50, 1.99, 0.3, 2), sha256="B1")
     text = sentences(store)
-    assert "whether fine-tuning changed the loss is not settled" in text
+    assert "whether fine-tuning changed the loss over the response is not certain" in text
     assert "lowered" not in text
     assert "includes 0" in text
 
 
 def test_a_loss_that_rose_is_said_so(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    add_complete(store, run(1), "B1", replace(B1, full=(2.0, 2.5), examples=(1800, 50)))
+    add_complete(store, run(1), "B1", replace(B1, full=(2.0, 2.5), response=(2.0, 2.5), examples=(1800, 50)))
     add_examples(store, run(1), sums(50, 2.0, 0.1, 1), sums(50, 2.5, 0.1, 2), sha256="B1")
-    assert "fine-tuning raised the loss by 25.0%" in sentences(store)
+    assert "fine-tuning raised the loss over the response by 25.0%" in sentences(store)
 
 
 def test_intervals_stand_in_every_format(tmp_path: Path) -> None:
@@ -171,7 +168,7 @@ def test_two_runs_on_the_same_examples_are_compared_in_pairs(tmp_path: Path) -> 
         figures = replace(B1, full=(2.0, 2.0 * share), examples=(1800, 100))
         add_complete(store, run(version), "B1", figures, training__epochs=version)
         add_examples(store, run(version), np.full(100, 200.0), hard * share, sha256="B1")
-    (difference,) = compare(collect(store, runs=[run(1), run(2)])).differences
+    (difference,) = compare(collect(store, runs=[run(1), run(2)])).differences["full"]
     assert difference.paired
     assert difference.exceeds_noise
     assert difference.points == pytest.approx(1.0)
@@ -183,5 +180,5 @@ def test_single_losses_that_cannot_be_read_make_the_run_one_without_figures(tmp_
     store.put(f"runs/{run(1)}/evaluation.json", data)
     report = collect(store)
     assert [bool(entry.results) for entry in report.entries] == [True, False]
-    assert report.entries[1].reason.startswith("unreadable evaluation: ")
-    build(report, Language("tr"))
+    assert report.entries[1].reason.startswith(f"evaluation.json of {run(1)} cannot be read, so the run is left out")
+    report_markdown(report, "tr")

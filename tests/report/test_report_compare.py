@@ -8,12 +8,12 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_stores import A1, A2, B1, add_complete
+from support.report_stores import A1, A2, B1, add_complete
 
+from cefr_batch.evaluation.statistics import Spread
+from cefr_batch.i18n.language import Language
 from cefr_batch.report.collect import collect
 from cefr_batch.report.compare import MEASURES, best_of, compare
-from cefr_batch.report.language import Language
-from cefr_batch.report.statistics import Spread
 from cefr_batch.store.local import LocalStore
 
 figure = Language("en").figure

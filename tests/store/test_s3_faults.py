@@ -12,8 +12,8 @@ from clusters.proxy import Proxy
 from clusters.s3 import BUCKET, Server, free_ports
 
 from cefr_batch.errors import NotFound, StoreError, Unavailable, UsageError
-from cefr_batch.store import Store, open_store
-from cefr_batch.store.transfer import PART_BYTES, Item, download, upload, verify
+from cefr_batch.store import Store, open_store, s3
+from cefr_batch.store.transfer import PART_BYTES, TransferItem, download, upload, verify
 
 pytestmark = pytest.mark.usefixtures("aws")
 
@@ -44,7 +44,7 @@ def test_connections_cut_at_random_bytes_lose_nothing(
     with Proxy(server_of(kind).port, seed=kind, cut_after_bytes=7_000_000) as proxy:
         store = open_store(url(f"cut-{kind}", proxy.port))
         hashes = upload(store, files)
-        items = [Item(key, path.stat().st_size, hashes[key]) for key, path in files.items()]
+        items = [TransferItem(key, path.stat().st_size, hashes[key]) for key, path in files.items()]
         download(store, items, lambda item: tmp_path / "down" / item.key)
         assert verify(store, items) == {}
         assert proxy.cuts >= 1, "the proxy should have cut something"
@@ -62,13 +62,38 @@ def test_a_part_damaged_on_the_way_is_sent_again(kind: str, server_of: Callable[
         proxy.damage_upload_larger_than = PART_BYTES // 2
         sha256 = store.put_file("x/large", files["x/large"])
         assert proxy.damaged == 1
-        assert verify(store, [Item("x/large", files["x/large"].stat().st_size, sha256)]) == {}
+        assert verify(store, [TransferItem("x/large", files["x/large"].stat().st_size, sha256)]) == {}
+
+
+def test_an_object_damaged_on_the_way_is_read_again(server: Server) -> None:
+    """A record that parses although a digit of it has changed would be believed."""
+    with Proxy(server.port) as proxy:
+        store = open_store(url("read", proxy.port))
+        store.put("x/status.json", b'{"step": 1234567890}')
+        for bounds in ({}, {"stop": 20}):
+            proxy.damage_object_after = 0
+            assert store.get("x/status.json", **bounds) == b'{"step": 1234567890}'
+            assert proxy.damage_object_after is None
+        assert proxy.damaged == 2
+        assert store.get("x/status.json", start=2, stop=6) == b"step"
+
+
+def test_a_server_whose_etags_are_no_md5_is_believed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An MD5 that never fits stands in for such a server."""
+    store = open_store(url("etags", server.port))
+    store.put("x", b"1")
+    monkeypatch.setattr(s3, "_differs", lambda *_: True)
+    assert [store.get("x"), store.get("x")] == [b"1", b"1"]
+    assert caplog.text.count("arrived damaged") == 1
 
 
 @pytest.mark.e2e
 def test_a_server_that_is_away_for_seconds_is_waited_for(
-    server_of: Callable[[str], Server], caplog: pytest.LogCaptureFixture
+    server_of: Callable[[str], Server], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # boto3 itself does not wait
     server = server_of("rclone")
     store = open_store(url("away", server.port))
     server.kill()
@@ -84,8 +109,8 @@ def test_a_server_that_is_away_for_seconds_is_waited_for(
 
 
 @pytest.fixture
-def short_of_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CEFR_BATCH_STORE_PATIENCE", "0.1")
+def short_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CEFR_BATCH_STORE_RETRY_TIMEOUT", "0.1")
 
 
 def error_of(store: Store) -> str:
@@ -96,7 +121,7 @@ def error_of(store: Store) -> str:
     return str(caught.value)
 
 
-def test_an_endpoint_that_cannot_be_reached(short_of_patience: None) -> None:
+def test_an_endpoint_that_cannot_be_reached(short_retries: None) -> None:
     (port,) = free_ports(1)
     store = open_store(url("x", port))
     started = time.monotonic()
@@ -107,9 +132,9 @@ def test_an_endpoint_that_cannot_be_reached(short_of_patience: None) -> None:
     assert time.monotonic() - started < 15
 
 
-def test_a_patience_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CEFR_BATCH_STORE_PATIENCE", "soon")
-    with pytest.raises(UsageError, match="CEFR_BATCH_STORE_PATIENCE='soon' is not a number of seconds"):
+def test_a_retry_timeout_that_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CEFR_BATCH_STORE_RETRY_TIMEOUT", "soon")
+    with pytest.raises(UsageError, match="CEFR_BATCH_STORE_RETRY_TIMEOUT='soon' is not a number of seconds"):
         open_store("s3://bucket")
 
 

@@ -7,22 +7,22 @@ from pathlib import Path
 
 import torch
 
-from cefr_batch.data import prompt_of
+from cefr_batch.data import prompt_format
 from cefr_batch.data.examples import read_examples
-from cefr_batch.run.generate import generate
-from cefr_batch.run.model import load_for_evaluation, load_tokenizer
+from cefr_batch.evaluation.generation import generate
+from cefr_batch.models.loading import load_for_evaluation, load_tokenizer
 
 how, path = sys.argv[1], Path(sys.argv[2])
 number, every, most = map(int, sys.argv[4:])
 model, tokenizer = load_for_evaluation(path), load_tokenizer(path)
-prompts = [prompt_of(example) for example in read_examples(Path(sys.argv[3]))[:number:every]]
+prompts, examples = prompt_format("alpaca", path), read_examples(Path(sys.argv[3]))[:number:every]
 started = time.monotonic()
 if how == "batched":
-    texts = generate(model, tokenizer, prompts, max_new_tokens=most, batch_size=32)
+    texts = generate(model, tokenizer, prompts, examples, max_new_tokens=most, batch_size=32)
 else:
     texts = []
-    for prompt in prompts:
-        ids = tokenizer(prompt, return_tensors="pt")
+    for example in examples:
+        ids = tokenizer(prompts.prompt(example), return_tensors="pt")
         with torch.no_grad():
             out = model.generate(
                 **ids,

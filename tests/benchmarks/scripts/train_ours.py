@@ -7,10 +7,12 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from cefr_batch.config.load import load_spec
 from cefr_batch.data import load_dataset
-from cefr_batch.layout import WorkDir
-from cefr_batch.run.train import train
-from cefr_batch.spec import load_spec
+from cefr_batch.records.layout import WorkDir
+from cefr_batch.training.progress import ProgressFile
+from cefr_batch.training.task import TrainingTask
+from cefr_batch.training.trainer import train
 
 model, _, settings_file, folder = map(Path, sys.argv[1:])
 trainer = json.loads(settings_file.read_text())["trainer"]
@@ -34,12 +36,13 @@ work.tmp.mkdir(parents=True)
 ends: dict[int, float] = {}
 
 
-def report(**progress: object) -> None:
-    ends.setdefault(int(str(progress["step"])), time.monotonic())
+def note(_: ProgressFile, *, step: int, **progress: object) -> None:
+    ends.setdefault(step, time.monotonic())
 
 
+ProgressFile.update = note  # type: ignore[method-assign, assignment]
 examples = load_dataset(spec.data, spec.level).train
-result = train(spec, model, examples, examples[:1], work, None, report)
+result = train(TrainingTask(spec, model, examples, examples[:1], work), None)
 times = [ends[step] for step in sorted(ends)]
 seconds = [end - start for start, end in pairwise(times)]  # from the first progress on: step 0
-print(json.dumps({"seconds": seconds, "losses": [entry["loss"] for entry in result["log"] if "loss" in entry]}))
+print(json.dumps({"seconds": seconds, "losses": [entry.loss for entry in result.log if entry.loss is not None]}))

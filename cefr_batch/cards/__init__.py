@@ -1,0 +1,1 @@
+"""The README.md beside a model: what others read of it."""

@@ -1,0 +1,75 @@
+"""``cefr-batch init``: a working folder to start from."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cefr_batch.cli.notice import notice_if_slow
+from cefr_batch.cli.options import layout_options, levels_option
+from cefr_batch.cli.printable import printable
+
+if TYPE_CHECKING:
+    from cefr_batch.runner.first_files import FirstFiles
+
+_file = click.Path(path_type=Path)
+
+
+@click.command(short_help="Write first files: a job, data, a site.")
+@click.argument("folder", metavar="[FOLDER]", default=".", type=_file)
+@levels_option(default=("B1",), show_default="B1")
+@click.option(
+    "--data",
+    metavar="FILE",
+    multiple=True,
+    type=_file,
+    help="Your sentence pairs; or, given twice, your training and evaluation examples. Default: a sample.",
+)
+@layout_options
+@click.option("--slurm", is_flag=True, help="Also write a site file for SLURM, from what sinfo and sacctmgr show.")
+@click.option("--k8s", is_flag=True, help="Also write one for Kubernetes, from what the kubeconfig and the nodes show.")
+@click.option("--site", metavar="NAME", default="mysite", show_default=True, help="The name of the site file.")
+def command(
+    folder: Path,
+    levels: Sequence[str],
+    data: Sequence[Path],
+    columns: str | None,
+    sheet: str | None,
+    slurm: bool,
+    k8s: bool,
+    site: str,
+) -> None:
+    """Write the first files of a working folder, with comments: jobs/, data/, slurm/ or k8s/.
+
+    FOLDER is the current folder unless you name another. Overwrites nothing, and starts nothing.
+    """
+    from cefr_batch.data.io import TableLayout
+    from cefr_batch.runner.first_files import write_first_files
+
+    layout = TableLayout.parse(columns, sheet)
+    kinds = [kind for kind, wanted in (("slurm", slurm), ("k8s", k8s)) if wanted]
+    with notice_if_slow():
+        first = write_first_files(folder, levels, data=data, layout=layout, kinds=kinds, site=site)
+    for path in first.files:
+        click.echo(f"wrote {printable(str(path))}")
+    for line in first.unknown:
+        click.echo(f"not found out: {printable(line)}", err=True)
+    click.echo("\n".join(["\nNext:", *(f"  {shlex.join(words)}" for words in _next(folder, levels[0], first))]))
+
+
+def _next(folder: Path, level: str, first: FirstFiles) -> list[tuple[str, ...]]:
+    run = ("cefr-batch", "submit", "--level", level)
+    words: list[tuple[str, ...]] = [("cd", str(folder))] if folder.resolve() != Path.cwd() else []
+    few = ("--set", f"data.examples={first.examples}") if first.examples else ()  # the profile asks for more
+    words += [("cefr-batch", "config", "show", "--level", level), (*run, "--profile", "smoke", *few, "--dry-run")]
+    for cluster in first.clusters:
+        store = ("--store", "s3://BUCKET/PREFIX") if cluster.startswith("k8s/") else ()
+        words += [
+            ("cefr-batch", "doctor", "--cluster", cluster, *store),
+            (*run, "--cluster", cluster, *store, "--dry-run"),
+        ]
+    return words

@@ -1,0 +1,1 @@
+"""Evaluation: losses, generated text, and what can be counted in it."""

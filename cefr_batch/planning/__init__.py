@@ -1,0 +1,1 @@
+"""Before anything runs: steps, tokens, GPU memory, time and cost. Pure arithmetic."""

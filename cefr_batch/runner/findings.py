@@ -1,0 +1,46 @@
+"""What is found wrong before anything is started, all of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+from cefr_batch.errors import CefrBatchError, NotReady, Problem
+from cefr_batch.schedulers.base import Check
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass
+class Findings:
+    """Problems from several checks, each once."""
+
+    problems: list[Problem] = field(default_factory=list)
+    errors: list[CefrBatchError] = field(default_factory=list)
+
+    def get(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """The function's result; None if it found problems."""
+        try:
+            return function(*args, **kwargs)
+        except CefrBatchError as exc:
+            self.errors.append(exc)
+            self.problems += getattr(exc, "problems", None) or [Problem("", str(exc))]
+            return None
+
+    def add(self, checks: Sequence[Check], *, warn_only: bool = False, force: bool = False) -> list[str]:
+        """Collect the problems of these checks; return those that are only warnings. ``force``: opinions are, too."""
+        wrong = [check for check in checks if check.problem]
+        kept = [check for check in wrong if check.refuses and not warn_only and not (force and check.opinion)]
+        self.problems += [Problem("", _with_way_out(check)) for check in kept]
+        return [check.problem for check in wrong if check not in kept]
+
+    def raise_if_any(self) -> None:
+        """Raise ``NotReady`` with all of them, if there are any."""
+        if self.problems:
+            raise NotReady(dict.fromkeys(self.problems), max((e.exit_code for e in self.errors), default=1))
+
+
+def _with_way_out(check: Check) -> str:
+    return f"{check.problem} (--force submits it anyway)" if check.opinion else check.problem

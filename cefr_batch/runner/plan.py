@@ -1,0 +1,140 @@
+"""What runs of some levels would do: steps, tokens and leakage; where the GPU is known, memory, time and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from cefr_batch.config.load import load_specs
+from cefr_batch.config.schema import RunSpec
+from cefr_batch.config.sweep import sweep
+from cefr_batch.data import TokenCounter, leakage, load_dataset
+from cefr_batch.errors import DataError, ModelError, Problem, SpecError, UsageError
+from cefr_batch.models.architecture import FAMILIES
+from cefr_batch.models.resolve import architecture, check_model, tokenizer_file
+from cefr_batch.planning.capacity import Fit, estimate_capacity
+from cefr_batch.planning.gpus import Gpu, find_gpu
+from cefr_batch.planning.plan import Plan, make_plan
+from cefr_batch.records.stages import Leakage
+from cefr_batch.runner.prepare import settle
+from cefr_batch.schedulers.base import Scheduler
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do. ``varied``: its settings of those for which several values were given, as ``KEY=VALUE``."""
+
+    spec: RunSpec
+    plan: Plan
+    leakage: Leakage
+    fit: Fit | None  # where the GPU is known
+    model_problems: Sequence[Problem] = ()
+    varied: tuple[str, ...] = ()
+
+    def problems(self) -> list[Problem]:
+        """Why it would be refused; empty if it would not."""
+        return [*self.model_problems, *self.plan.problems(), *(self.fit.problems() if self.fit else ())]
+
+    def as_json(self) -> dict[str, Any]:
+        """One document for ``plan --json``: sizes in bytes and tokens, times in seconds, shares in percent."""
+        return {
+            "level": self.spec.level.value,
+            "run_family": self.spec.run_family,
+            "varied": list(self.varied),
+            **asdict(self.plan),
+            "longest_tokens": self.plan.longest_tokens,
+            "leakage": self.leakage.model_dump(),
+            "fit": self.fit and _fit_json(self.fit),
+            "problems": [str(problem) for problem in self.problems()],
+            "spec": self.spec.model_dump(mode="json"),
+        }
+
+
+def plan_runs(
+    levels: Sequence[str],
+    *,
+    profile: str | None,
+    overrides: Sequence[str],
+    scheduler: Scheduler[Any],
+    gpu: str | None,
+    price_per_hour: float | None,
+) -> list[RunPlan]:
+    """A plan for each run that ``submit`` would start, with the backend that it would choose. Reads data, tokenizer and
+    model sizes, which may be downloaded; starts nothing.
+
+    ``gpu`` and ``price_per_hour`` (of one GPU) default to the cluster's. Raises ``SpecError`` with the problems of all
+    settings, ``DataError`` with those of all data, ``ModelError`` for a model whose memory cannot be estimated.
+    """
+    name = gpu or scheduler.gpu
+    if price_per_hour is not None and name is None:
+        raise UsageError("--price-per-hour needs --gpu: how long a run takes depends on the GPU")
+    price = scheduler.price_per_hour if price_per_hour is None else price_per_hour
+    combinations = sweep(overrides)
+    read = _each(lambda level: load_specs(level, profile=profile, combinations=combinations), levels, SpecError)
+    specs = settle([spec for of_level in read for spec in of_level], scheduler)
+    varied = _varied(combinations) * len(levels)
+    known = find_gpu(name) if name else None
+    load = cache(load_dataset)
+    datasets = _each(lambda spec: load(spec.data, spec.level), specs, DataError)
+    models = dict.fromkeys(spec.model for spec in specs)
+    counters = {model: TokenCounter(tokenizer_file(model), model.prompt) for model in models}
+    plans, check = [], cache(check_model)
+    seen = cache(lambda data: leakage(data.train, data.eval))
+    for spec, data, its in zip(specs, datasets, varied, strict=True):
+        plan = make_plan(spec, data, counters[spec.model])
+        fit = _fit(spec, plan, known, price) if known else None
+        problems = check(spec.model, tuple(spec.lora.target_modules))
+        plans.append(RunPlan(spec, plan, seen(data), fit, problems, its))
+    return plans
+
+
+def _varied(combinations: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Of each combination the overrides that are not the same in all."""
+    places = [place for place, same in enumerate(zip(*combinations, strict=True)) if len(set(same)) > 1]
+    return [tuple(one[place] for place in places) for one in combinations]
+
+
+def _each(function: Callable[[A], T], items: Iterable[A], kind: type[SpecError] | type[DataError]) -> list[T]:
+    """The function's result for each item. Raises one error of this kind with the problems of all."""
+    results: list[T] = []
+    problems: list[Problem] = []
+    for item in items:
+        try:
+            results.append(function(item))
+        except kind as exc:
+            problems += exc.problems
+    if problems:
+        raise kind(dict.fromkeys(problems))
+    return results
+
+
+def _fit(spec: RunSpec, plan: Plan, gpu: Gpu, price_per_hour: float | None) -> Fit:
+    model = architecture(spec.model)
+    if model is None:
+        known = ", ".join(FAMILIES)
+        raise ModelError(
+            f"the memory that {spec.model.name} needs is not known: its config.json names none of {known}; omit --gpu"
+        )
+    return estimate_capacity(spec, plan, model, gpu, price_per_hour)
+
+
+def _fit_json(fit: Fit) -> dict[str, Any]:
+    return {
+        "gpu": fit.gpu.key,
+        "gpu_memory_bytes": fit.gpu.memory,
+        "training_bytes": {**asdict(fit.training), "total": fit.training.total},
+        "evaluation_bytes": fit.evaluation,
+        "batch": asdict(fit.batch),
+        "largest_batch": fit.largest_batch and asdict(fit.largest_batch),
+        "flops": fit.flops,
+        "utilisation": fit.utilisation,
+        "seconds": fit.seconds,
+        "seconds_range": list(fit.seconds_range),
+        "cost": fit.cost,
+        "problems": [str(problem) for problem in fit.problems()],
+    }

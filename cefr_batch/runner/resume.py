@@ -1,0 +1,110 @@
+"""Resume stopped runs from their last checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from cefr_batch.errors import NotReady, Problem
+from cefr_batch.records import layout
+from cefr_batch.records.rung import Pause
+from cefr_batch.records.submission import Submission
+from cefr_batch.runner.findings import Findings
+from cefr_batch.runner.status import RunState, run_states
+from cefr_batch.runner.submission import forget_cancel, job_of, read_spec, read_submission, start
+from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler, get_scheduler
+from cefr_batch.schedulers.base import State
+from cefr_batch.store.base import Store
+
+log = logging.getLogger(__name__)
+
+
+def resume_runs(
+    store: Store,
+    runs: Sequence[str],
+    *,
+    cluster: Scheduler[Any] | None = None,
+    force: bool = False,
+    pauses: Mapping[str, Pause] | None = None,
+) -> list[Submission]:
+    """Start a new job for each run from its last checkpoint and with its recorded settings, at ``cluster``, or where it ran.
+
+    ``pauses``: where the training of some is to stop, for now; that of all others goes on to its end. None: where it is to
+    stop already, but a run that has stopped there goes on to its end.
+
+    ``force``: even where it cannot be told from here whether the old job still runs, and where a check that is an opinion
+    says that the new one would not. Blocks until the jobs are submitted. Raises ``NotReady`` with every reason if a run is
+    active, complete or cannot run; then nothing is started.
+    """
+    states = run_states(store, runs)
+    submitted = {state.run: _cluster(store, state.run) for state in states}
+    problems = [Problem(s.run, why) for s in states if (why := _refusal(s, submitted[s.run], force))]
+    if problems:
+        raise NotReady(dict.fromkeys(problems), exit_code=1)
+    find = cache(get_scheduler)
+    schedulers = {run: cluster or find(before or "local") for run, before in submitted.items()}
+    by_scheduler = {one: [run for run in schedulers if schedulers[run] is one] for one in schedulers.values()}
+    problems = [problem for one, its in by_scheduler.items() for problem in _failed_checks(store, one, its, force)]
+    if problems:
+        raise NotReady(dict.fromkeys(problems), exit_code=1)
+    if force:
+        _release(store, schedulers)
+    forget_cancel(store, schedulers)
+    for state in states:
+        if pauses is not None or state.state is State.PAUSED:
+            _ask_to_pause(store, state.run, (pauses or {}).get(state.run))
+    submissions: list[Submission] = []
+    for one, its in by_scheduler.items():
+        submissions += start(store, one, JobGroup(tuple(_job_spec(store, run) for run in its)))
+    return submissions
+
+
+def _release(store: Store, schedulers: Mapping[str, Scheduler[Any]]) -> None:
+    """Free what old jobs of these runs still hold of the clusters where they are to start again."""
+    for run, scheduler in schedulers.items():
+        submission = read_submission(store, run)
+        if submission and submission.scheduler == scheduler.scheme:
+            scheduler.release([job_of(submission)], store.url)
+
+
+def _ask_to_pause(store: Store, run: str, pause: Pause | None) -> None:
+    key = layout.run_key(run, layout.PAUSE)
+    if pause:
+        store.put_record(key, pause)
+    else:
+        store.delete(key)
+
+
+def _cluster(store: Store, run: str) -> str | None:
+    submission = read_submission(store, run)
+    return submission.cluster if submission else None
+
+
+def _refusal(state: RunState, cluster: str | None, force: bool) -> str:
+    """Why the run cannot be resumed; empty if it can. ``cluster``: where it was submitted, if it was."""
+    if state.state is State.SUCCEEDED:
+        return "is complete, there is nothing to resume"
+    if state.state in (State.PENDING, State.RUNNING):
+        return f"is {state.state} already; `cefr-batch logs -f {state.run}` shows its log"
+    if cluster is None and state.attempt and not force:
+        there = "start its job again where it ran (on Kubernetes: kubectl delete job, then apply)"
+        elsewhere = f"`cefr-batch resume {state.run} --force --cluster NAME` starts it on another cluster"
+        return f"was not started by submit; {there}, or {elsewhere}, without --cluster on this machine"
+    if state.state is State.UNKNOWN and cluster is not None and not force:
+        return f"{state.reason}; if its job is surely gone, --force starts it again"
+    return ""
+
+
+def _job_spec(store: Store, run: str) -> JobSpec:
+    return JobSpec(run, store.url, read_spec(store, run).resources.gpus)
+
+
+def _failed_checks(store: Store, scheduler: Scheduler[Any], runs: Sequence[str], force: bool) -> list[Problem]:
+    """What would keep these runs' jobs from running there."""
+    backends = {read_spec(store, run).backend for run in runs}
+    found = Findings()
+    for warning in found.add(scheduler.check(sorted(backends), store.url), force=force):
+        log.warning("%s", warning)
+    return found.problems

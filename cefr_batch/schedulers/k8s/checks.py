@@ -1,0 +1,234 @@
+"""What a Kubernetes site lacks, found before anything is submitted to it.
+
+The API server judges: dry runs of what would be created, access reviews, and reads of the objects that a site names.
+Where pods have room is the scheduler's business: a pod that waits says why, and ``status`` shows that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from cefr_batch.schedulers.base import Check
+from cefr_batch.schedulers.k8s.changes import Change, changes_of
+from cefr_batch.schedulers.k8s.client import ApiError, Cluster, Object, connect
+from cefr_batch.schedulers.k8s.site import KubernetesSite
+
+# What submit, status, logs, cancel and resume ask for: group, resource, subresource, verbs.
+NEEDED = (
+    ("batch", "jobs", "", ("create", "get", "list", "delete")),
+    ("", "pods", "", ("list",)),
+    ("", "pods", "log", ("get",)),
+    ("", "events", "", ("list",)),
+)
+
+
+# Fields of a Job that an older server may drop, and what is different then.
+_DISPENSABLE = {
+    "spec.podFailurePolicy": "an eviction counts towards max_restarts, and a mistake in the settings is tried again",
+    "spec.podReplacementPolicy": "the next pod may start before the last one has stopped",
+    "spec.ttlSecondsAfterFinished": "finished Jobs stay until somebody deletes them",
+}
+
+
+def check(site: KubernetesSite, site_file: str, jobs: Sequence[Object]) -> list[Check]:
+    """Every check of a site, in the order of a checklist. Blocks for about fifteen requests; changes nothing.
+
+    ``site_file``: the site's file, for messages; ``jobs``: Jobs as they would be submitted.
+    """
+    try:
+        cluster = connect(site.context)
+    except ApiError as exc:
+        return [Check("kubeconfig", f"{site_file}: {exc}")]
+    try:
+        version = cluster.version()
+        reached = Check(f"context {cluster.context}", note=f"Kubernetes {version}")
+        return [reached, *_SiteChecks(cluster, version, site.namespace or cluster.namespace, site, site_file).all(jobs)]
+    except ApiError as exc:
+        return [Check(f"context {cluster.context}", str(exc))]
+
+
+@dataclass(frozen=True)
+class _SiteChecks:
+    cluster: Cluster
+    version: str
+    namespace: str
+    site: KubernetesSite
+    site_file: str
+
+    def all(self, jobs: Sequence[Object]) -> list[Check]:
+        namespace = self.namespace_exists()
+        if namespace.problem:
+            return [namespace]
+        denied, permissions = self.permissions()
+        found = [namespace, permissions, *self.secrets(), *self.named_objects(), *self.queue()]
+        if "create jobs" not in denied:
+            found += [*self.jobs_accepted(jobs), self.pod_accepted(jobs[0])]
+        return found
+
+    def namespace_exists(self) -> Check:
+        what = f"namespace {self.namespace}"
+        try:
+            there = self.cluster.read("namespace", self.namespace)
+        except ApiError as exc:
+            if exc.status != 403:
+                raise
+            return Check(what, note="not checked: you may not read namespaces")
+        create = f"create it (kubectl create namespace {self.namespace}), or correct `namespace` in {self.site_file}"
+        problem = f"the cluster of the context {self.cluster.context} has no namespace {self.namespace!r}: {create}"
+        return Check(what, "" if there else problem)
+
+    def permissions(self) -> tuple[list[str], Check]:
+        """What this user may not do, and the check that says so."""
+        granted: list[str] = []
+        denied: list[str] = []
+        for group, resource, subresource, verbs in NEEDED:
+            name = f"{resource}/{subresource}" if subresource else resource
+            for verb in verbs:
+                allowed = self.cluster.may(self.namespace, verb, group, resource, subresource)
+                (granted if allowed else denied).append(f"{verb} {name}")
+        ask = "ask your cluster's administrators for the Role in k8s/base/submitter.yaml"
+        problem = f"in the namespace {self.namespace} you may not {', '.join(denied)}: {ask}"
+        return denied, Check("permissions", problem if denied else "", note=", ".join(granted))
+
+    def secrets(self) -> Iterator[Check]:
+        keys = self.site.secret_keys
+        for name in dict.fromkeys(key.secret for key in keys):
+            needed = [key.variable for key in keys if key.secret == name and not key.optional]
+            yield _unless_forbidden(f"secret {name}", partial(self.secret_problem, name, needed), ", ".join(needed))
+        if not self.site.storage_secret and not self.site.service_account:
+            why = (
+                "neither storage_secret nor service_account is set: pods reach the store only if their nodes have "
+                "credentials for it"
+            )
+            yield Check("credentials for the store", f"{self.site_file}: {why}", warning=True)
+
+    def secret_problem(self, name: str, needed: Sequence[str]) -> str:
+        literals = " ".join(f'--from-literal={key}="${key}"' for key in needed)
+        create = f"kubectl create secret generic {name} --namespace {self.namespace} {literals}"
+        secret = self.cluster.read("namespaced_secret", name, self.namespace)
+        if secret is None:
+            lacks = f"the namespace {self.namespace} has no Secret {name}"
+            return f"{self.site_file}: {lacks}; with the keys in your shell, create it: {create}"
+        missing = [key for key in needed if not (secret.get("data") or {}).get(key)]
+        again = f"kubectl delete secret {name} --namespace {self.namespace}; {create}"
+        lacks = f"the Secret {name} has no {', '.join(missing)}"
+        return f"{self.site_file}: {lacks}; with the keys in your shell, create it again: {again}" if missing else ""
+
+    def named_objects(self) -> Iterator[Check]:
+        """Whether the other objects that the site names exist."""
+        site, read, read_of_cluster = self.site, self.cluster.read, self.cluster.read_of_cluster
+        named: list[tuple[str, str, str | None]] = [
+            *(("image_pull_secrets", "secret", name) for name in site.image_pull_secrets),
+            ("service_account", "service_account", site.service_account),
+            ("cache_claim", "persistent_volume_claim", site.cache_claim),
+        ]
+        for setting, kind, name in named:
+            if name:
+                find = partial(read, f"namespaced_{kind}", name, self.namespace)
+                yield self.exists(setting, kind, name, f"the namespace {self.namespace}", find)
+        for setting, group, plural, name in (
+            ("priority_class", "scheduling.k8s.io", "priorityclasses", site.priority_class),
+            ("runtime_class", "node.k8s.io", "runtimeclasses", site.runtime_class),
+        ):
+            if name:
+                yield self.exists(setting, setting, name, "the cluster", partial(read_of_cluster, group, plural, name))
+
+    def exists(self, setting: str, kind: str, name: str, where: str, find: Callable[[], Object | None]) -> Check:
+        what = f"{kind.replace('_', ' ')} {name}"
+        problem = f"{self.site_file}: {setting}: {where} has no {what}; create it, or correct the setting"
+        return _unless_forbidden(what, lambda: "" if find() else problem)
+
+    def queue(self) -> Iterator[Check]:
+        """Whether the queue is there, and admits Jobs."""
+        if self.site.queue:
+            what = f"queue {self.site.queue}"
+            yield _unless_forbidden(what, partial(self.queue_problem, self.site.queue))
+
+    def queue_problem(self, name: str) -> str:
+        where = f"{self.site_file}: queue"
+        if not self.cluster.kueue:
+            return (
+                f"{where}: the cluster has no Kueue, which {name!r} would be a queue of; install it, or set queue: null"
+            )
+        found = self.cluster.queue(self.namespace, name)
+        if found is None:
+            lists = f"`kubectl get localqueues --namespace {self.namespace}` lists those that are there"
+            return f"{where}: the namespace {self.namespace} has no LocalQueue {name}; {lists}"
+        conditions: list[Object] = (found.get("status") or {}).get("conditions") or []
+        active = next((one for one in conditions if one["type"] == "Active"), Object())
+        if (held := (found.get("spec") or {}).get("stopPolicy", "None")) != "None":
+            return f"{where}: {name} is stopped (stopPolicy: {held}), so no Job would start; ask your administrators"
+        if active.get("status") == "False":
+            said = active.get("message") or active.get("reason")
+            return f"{where}: {name} admits no Jobs: {said}; ask your administrators"
+        return ""
+
+    def jobs_accepted(self, jobs: Iterable[Object]) -> Iterator[Check]:
+        """Whether the server would create these Jobs (its validation, admission webhooks, quotas that count Jobs), and
+        create them as they are sent: a server drops fields that it does not know, and says that all is well."""
+        what, changes = "dry run of the Jobs", list[Change]()
+        try:
+            for job in jobs:
+                changes += changes_of(job, self.cluster.create_job(self.namespace, job, dry_run=True))
+        except ApiError as exc:
+            yield self.refused(what, exc)
+            return
+        fields = dict.fromkeys(one.field for one in changes if one.dropped)
+        unknown = [field for field in fields if field not in _DISPENSABLE]
+        note = "; ".join(
+            f"{self.version} has no {name}: {_DISPENSABLE[name]}" for name in fields if name in _DISPENSABLE
+        )
+        yield Check(what, self.drops(unknown) if unknown else "", note=note)
+        if changed := dict.fromkeys(str(one) for one in changes if not one.dropped):
+            problem = f"{self.site_file}: the cluster changes what is sent: {', '.join(changed)}"
+            yield Check("fields of the Jobs", f"{problem}; see its admission webhooks", warning=True)
+
+    def drops(self, fields: Sequence[str]) -> str:
+        indexed = any(field.startswith("spec.completionMode") for field in fields)
+        remedy = "set job_mode: jobs" if indexed else "use a newer cluster, or leave out the settings that need them"
+        return (
+            f"{self.site_file}: the server (Kubernetes {self.version}) would accept the Jobs, but drop what it does not "
+            f"know: {', '.join(fields)}; {remedy}"
+        )
+
+    def pod_accepted(self, job: Object) -> Check:
+        """Whether the server would create a Job's pod: Pod Security, limit ranges, quotas that count pods.
+
+        The server looks at these when the Job's controller creates the pod. To ask beforehand takes the right to create
+        pods, which the Role in k8s/base does not give: without it, ``status`` says what keeps a pod from being created.
+        A quota that is used up is a warning: the controller tries again, and it may be free by then.
+        """
+        what, template = "dry run of a pod", job["spec"]["template"]
+        if not self.cluster.may(self.namespace, "create", "", "pods"):
+            return Check(what, note="skipped, you may not create pods; status says if one cannot be created")
+        metadata = {**template["metadata"], "name": job["metadata"]["name"]}
+        try:
+            self.cluster.dry_run_pod(
+                self.namespace, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+            )
+        except ApiError as exc:
+            if "exceeded quota" in str(exc):
+                waits = f"a pod has to wait until the quota of the namespace {self.namespace} has room: {exc}"
+                return Check(what, f"{self.site_file}: {waits}", warning=True)
+            return self.refused(what, exc)
+        return Check(what)
+
+    def refused(self, what: str, exc: ApiError) -> Check:
+        """The check of a dry run that the server refused. Raises ``exc`` again if the server did not answer."""
+        if not exc.status:
+            raise exc
+        if "does not support dry run" in str(exc):  # an admission webhook
+            return Check(what, f"{what}: not checked: {exc}", warning=True)
+        return Check(what, f"{self.site_file}: Kubernetes would refuse it ({what}): {exc}")
+
+
+def _unless_forbidden(what: str, find_problem: Callable[[], str], note: str = "") -> Check:
+    """The check's result; a warning where this user may not look."""
+    try:
+        return Check(what, find_problem(), note=note)
+    except ApiError as exc:
+        if exc.status != 403:
+            raise
+        return Check(what, f"{what}: not checked, you may not read it: {exc}", warning=True)

@@ -1,0 +1,153 @@
+"""What schedulers with site files share: reading a site file, types of its settings, the properties of its jobs."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, Field
+from typing_extensions import override
+
+from cefr_batch.config.layers import Layers, settings_files, settings_folders
+from cefr_batch.config.schema import NOTIFY_VARIABLE, NotifySpec
+from cefr_batch.errors import Problem, SpecError
+from cefr_batch.schedulers.base import Scheduler
+from cefr_batch.schedulers.draft import DraftSetting
+from cefr_batch.schedulers.secrets import looks_secret
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R")
+
+LINE = r"^[^\x00-\x1f\x7f]+$"
+TIME = r"^([0-9]+-)?[0-9]{1,3}:[0-9]{2}:[0-9]{2}$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PATTERNS = {
+    LINE: "one line of text",
+    TIME: "HH:MM:SS or D-HH:MM:SS",
+    VARIABLE: "the name of an environment variable",
+    NOTIFY_VARIABLE: "the name of an environment variable that begins with CEFR_BATCH_NOTIFY",
+}
+
+Line = Annotated[str, Field(pattern=LINE)]
+Time = Annotated[str, Field(pattern=TIME)]
+Variable = Annotated[str, Field(pattern=VARIABLE)]
+
+
+SITE_NOTIFY = "CEFR_BATCH_SITE_NOTIFY"  # the environment variable by which a job learns a site's ``notify``; no secret
+
+
+def notify_environment(settings: NotifySpec | None) -> dict[str, str]:
+    """How a site's ``notify`` reaches its jobs."""
+    return {SITE_NOTIFY: settings.model_dump_json()} if settings else {}
+
+
+class Site(Protocol):
+    """The settings that every kind of site has."""
+
+    @property
+    def backend(self) -> str:
+        """The training backend of a run whose own setting is ``auto``."""
+
+    @property
+    def gpu(self) -> str | None:
+        """The type of GPU; None if it is not known."""
+
+    @property
+    def price_per_hour(self) -> float | None:
+        """What an hour of one GPU costs; None if it is not known."""
+
+    @property
+    def notify(self) -> NotifySpec | None:
+        """The messages about runs that have no such setting of their own."""
+
+
+S = TypeVar("S", bound=Site)
+
+
+class SiteScheduler(Scheduler[R], Generic[R, S]):
+    """A scheduler configured by a site file: ``scheme/NAME``, or ``scheme`` alone for the site ``default``."""
+
+    def __init__(self, site: str = "default") -> None:
+        self.site_name = site
+
+    @abstractmethod
+    def load(self) -> S:
+        """Read and check the site file. Raises ``SpecError`` with every problem."""
+
+    @abstractmethod
+    def draft(self) -> list[DraftSetting]:
+        """What the cluster that this machine reaches shows of a site file's settings. Reads no site file. Blocks for at most
+        half a minute; what cannot be found out is in the list, not an error."""
+
+    @cached_property
+    def site(self) -> S:
+        """The site's settings, read when they are first needed: jobs are observed and cancelled without them.
+
+        Raises ``SpecError``.
+        """
+        return self.load()
+
+    @property
+    def site_file(self) -> str:
+        """The site file, as messages name it."""
+        return f"{self.scheme}/{self.site_name}.yaml"
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.scheme if self.site_name == "default" else f"{self.scheme}/{self.site_name}"
+
+    @property
+    @override
+    def gpu(self) -> str | None:
+        return self.site.gpu
+
+    @property
+    @override
+    def price_per_hour(self) -> float | None:
+        return self.site.price_per_hour
+
+    @property
+    @override
+    def notify(self) -> NotifySpec | None:
+        return self.site.notify
+
+    @override
+    def backends(self) -> Sequence[str]:
+        return (self.site.backend, *(name for name in ("unsloth", "peft") if name != self.site.backend))
+
+
+def load(layers: Layers[M], kind: str, name: str) -> M:
+    """Read the site file ``<kind>/<name>.yaml`` into ``layers`` and check it. Logs a warning for each deprecated key.
+
+    Raises ``SpecError`` with every problem of the file, or with the names of the known sites if there is no such file.
+    """
+    files = settings_files(kind)
+    if name not in files:
+        where = " or ".join(str(folder / f"{name}.yaml") for folder in settings_folders(kind))
+        raise SpecError([Problem("--cluster", f"there is no {where}; sites known: {', '.join(sorted(files))}")])
+    layers.parents = files
+    layers.add_file(files[name])
+    for warning in layers.warnings:
+        log.warning(warning)
+    return layers.resolve()
+
+
+def seconds_of(time: str) -> int:
+    """A ``Time`` in seconds."""
+    days, _, clock = time.rpartition("-")
+    hours, minutes, seconds = (int(part) for part in clock.split(":"))
+    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+
+
+def refuse_secrets(environment: dict[str, str], instead: str) -> None:
+    """Raise ``ValueError`` if a site's ``environment`` sets a secret, as far as its name tells. ``instead``: what to do with
+    it, for the message."""
+    found = sorted(filter(looks_secret, environment))
+    if found:
+        raise ValueError(f"environment: {', '.join(found)}: no secrets in a site file; {instead}")

@@ -1,0 +1,1 @@
+"""A campaign of faults against runs of a tiny model, which must end as if nothing had happened."""

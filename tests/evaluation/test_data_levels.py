@@ -1,0 +1,59 @@
+"""Warnings of words above a level, and of sentences far from it, with how many there are and the first three places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cefr_batch.config.schema import Level
+from cefr_batch.data.checks import check_file
+from cefr_batch.data.pairs import starter_file
+from cefr_batch.evaluation.data_levels import warn_of_levels
+
+HARD = (
+    "Notwithstanding considerable methodological heterogeneity, the aforementioned investigations unequivocally "
+    "corroborate the hypothesis that socioeconomic deprivation exacerbates intergenerational inequality."
+)
+PLAIN = ("cat,The cat sleeps on my bed.", "dog,My dog likes the park.", "house,We have a big house.")
+
+
+def warnings(path: Path, level: Level) -> list[str]:
+    found = check_file(path)
+    warn_of_levels(found.file, found.pairs, level)
+    return [str(one).removeprefix(f"{path}: ") for one in found.diagnostics.warnings]
+
+
+def test_words_and_sentences_above_the_level_are_counted_and_the_first_three_shown(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    hard = [f'{word},"{word.title()}: {HARD}"' for word in ("alleviate", "conducive", "contemplate", "daunting")]
+    path.write_text("\n".join(["word,sentence", PLAIN[0], hard[0], PLAIN[1], *hard[1:], hard[0], PLAIN[2]]))
+    words, sentences = (one for one in warnings(path, Level.A2) if "A2" in one)
+    assert words == (
+        "a word is above A2 in a word list that ignores meaning; 4 times, at line 3 ('alleviate', C2), "
+        "5 ('conducive', C2), 6 ('contemplate', C2), …"
+    )
+    assert sentences.startswith("the estimated level of a sentence is far from A2; 4 times, at line 3 ('Allevi")
+    assert not any("C1" in one for one in warnings(path, Level.C1) if one.startswith("a sentence") and "Allev" in one)
+
+
+def test_sentences_far_below_are_named_too(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("\n".join(["word,sentence", *PLAIN]))
+    (sentences,) = (one for one in warnings(path, Level.C1) if "far from C1" in one)
+    assert "3 times, at line 2 ('The cat sleeps on my bed.', about A2)" in sentences
+    assert warnings(path, Level.A1) == []
+
+
+def test_examples_are_looked_at_as_their_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "e.json"
+    listed = "Write:\\n1. cat\\n2. daunting"
+    path.write_text(f'[{{"instruction": "{listed}", "output": "1. The cat sleeps.\\n2. Daunting: {HARD}"}}]')
+    found = warnings(path, Level.A1)
+    assert any(one.startswith("index 0 (from 0): a word is above A1") and "'daunting', C2" in one for one in found)
+    assert any(one.startswith("index 0 (from 0): the estimated level of a sentence is far from A1") for one in found)
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_no_sentence_of_the_starter_corpus_is_far_from_its_level(level: Level) -> None:
+    assert not [one for one in warnings(starter_file(level), level) if "far from" in one]
