@@ -86,7 +86,7 @@ e2e: tools setup-unsloth ## whole runs: real models, kill -9 and resume, both tr
 
 e2e-long: tools ## of these, the ones that take longer when whole: ten kills of each run, what the docs show, searches, a run that migrates
 	CEFR_BATCH_TEST_LONG=1 $(BIN)/python -m pytest -m e2e tests/e2e/test_resume.py tests/e2e/test_shown_commands.py tests/e2e/test_search.py tests/e2e/test_bench.py -n $(WORKERS)
-	CEFR_BATCH_TEST_LONG=1 $(BIN)/python -m pytest -m e2e tests/e2e/test_slurm.py tests/e2e/test_k8s.py -k "search or begun_here_and_resumed_on_slurm" -s
+	CEFR_BATCH_TEST_LONG=1 $(BIN)/python -m pytest -m e2e tests/e2e/test_slurm.py tests/e2e/test_k8s.py -k "search or begun_here_and_resumed_on_slurm or job_that_failed" -s
 	CEFR_BATCH_TEST_LONG=1 $(BIN)/python -m pytest -m e2e tests/e2e/test_slurm_over_ssh.py -s
 
 # Whatever environment is there: the machine may have no network. Figures of a run: build/bench-gpu.

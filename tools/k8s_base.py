@@ -21,6 +21,7 @@ from cefr_batch.schedulers.k8s.site import KubernetesSite, load_site  # noqa: E4
 
 RUN, LEVEL = "llama1b-b1-unsloth-v1", "B1"
 CONFIG = "cefr-batch"  # the ConfigMap, and the job's service account
+REPORTER = "cefr-batch-report"
 SETTINGS = "/etc/cefr-batch"
 # What else is done where it is allowed: more checks before submitting, more to say in status, pods of lost nodes deleted. Of
 # the Secrets only those that jobs use: whoever may create Jobs can read them anyway.
@@ -31,6 +32,7 @@ OPTIONAL = (
     ("", "persistentvolumeclaims", "", ("get",)),
     ("", "serviceaccounts", "", ("get",)),
 )
+REPORTER_RULES = (("batch", "jobs", "", ("list",)), ("", "pods", "", ("list",)))
 COMMON = {LABELS["name"]: "cefr-batch", **MANAGED}
 
 KUSTOMIZATION = f"""\
@@ -49,6 +51,7 @@ resources:
   - job.yaml
   - serviceaccount.yaml
   - submitter.yaml
+  - reporter.yaml
 configMapGenerator:
   - name: {CONFIG}
     envs: [store.env]
@@ -80,6 +83,10 @@ SUBMITTER = """\
 # Who may also create pods (as with the ClusterRole `edit`) is told before submitting that a quota, a limit range or Pod
 # Security would refuse a job's pod; others see it in `cefr-batch status` seconds later.
 """
+REPORTER_NOTE = f"""\
+# For `report_account: {REPORTER}` in a site file: the pod that writes the report after the runs of a `submit`
+# may look at Jobs and pods, and learns so that a run cannot go on. With workload identity, annotate it as the jobs' account.
+"""
 
 
 def main() -> None:
@@ -93,21 +100,22 @@ def main() -> None:
 def files() -> dict[str, str]:
     """The folder's files by name."""
     site = KubernetesSite.model_validate({**load_site("default").model_dump(), "service_account": CONFIG})
-    account = {
-        "apiVersion": "v1",
-        "kind": "ServiceAccount",
-        "metadata": {"name": CONFIG, "labels": COMMON},
-        "automountServiceAccountToken": False,
-    }
     return {
         "kustomization.yaml": KUSTOMIZATION,
         "store.env": STORE_ENV,
         "settings.yaml": SETTINGS_YAML,
         "secret.example.yaml": EXAMPLE,
         "job.yaml": to_yaml([job(site)]),
-        "serviceaccount.yaml": to_yaml([account]),
+        "serviceaccount.yaml": to_yaml([account(CONFIG)]),
         "submitter.yaml": SUBMITTER + to_yaml(submitter(site)),
+        "reporter.yaml": REPORTER_NOTE + to_yaml([account(REPORTER), *reporter()]),
     }
+
+
+def account(name: str) -> dict[str, Any]:
+    """A service account whose pods get its token only where they ask for it."""
+    metadata = {"name": name, "labels": COMMON}
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata, "automountServiceAccountToken": False}
 
 
 def job(site: KubernetesSite) -> dict[str, Any]:
@@ -130,16 +138,26 @@ def job(site: KubernetesSite) -> dict[str, Any]:
 
 def submitter(site: KubernetesSite) -> list[dict[str, Any]]:
     """A Role with no more than the client uses, and its binding to a group."""
-    name = {"name": "cefr-batch-submitter", "labels": COMMON}
     secrets = list(dict.fromkeys(key.secret for key in site.secret_keys))
     rules = [rule(*one) for one in (*NEEDED, *OPTIONAL)]
     rules.append({**rule("", "secrets", "", ("get",)), "resourceNames": secrets})
     group = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "cefr-batch-submitters"}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name["name"]}
+    return granted("cefr-batch-submitter", rules, group)
+
+
+def reporter() -> list[dict[str, Any]]:
+    """A Role with no more than a report uses, and its binding to the account."""
+    return granted(REPORTER, [rule(*one) for one in REPORTER_RULES], {"kind": "ServiceAccount", "name": REPORTER})
+
+
+def granted(name: str, rules: list[dict[str, Any]], subject: dict[str, Any]) -> list[dict[str, Any]]:
+    """A Role of this name, and a binding that gives it to the subject."""
+    metadata = {"name": name, "labels": COMMON}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
     api = {"apiVersion": "rbac.authorization.k8s.io/v1"}
     return [
-        {**api, "kind": "Role", "metadata": name, "rules": rules},
-        {**api, "kind": "RoleBinding", "metadata": name, "subjects": [group], "roleRef": role},
+        {**api, "kind": "Role", "metadata": metadata, "rules": rules},
+        {**api, "kind": "RoleBinding", "metadata": metadata, "subjects": [subject], "roleRef": role},
     ]
 
 

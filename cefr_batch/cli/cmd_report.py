@@ -56,8 +56,8 @@ def _formats(_context: click.Context, _parameter: click.Parameter, value: str | 
     type=click.IntRange(min=0),
     default=0,
     metavar="SECONDS",
-    help="First wait until the runs named have ended, as the store alone tells it, but no longer than this after each has "
-    "started.",
+    help="First wait until the runs named have ended: as their schedulers tell it, or, where these cannot be asked, as the "
+    "store does, but then no longer than this after each has started.",
 )
 @click.option(
     "--queued",
@@ -152,7 +152,7 @@ def _wait(session: Session, runs: Sequence[str], seconds: int, queued: int) -> t
     for run in set(runs) - set(session.runs()):
         check_run_name(run)
         click.echo(f"waiting for {run}, which is not in {session.store.url} yet", err=True)
-    for run in session.wait_by_store(runs, seconds, queued_seconds=queued):
+    for run in session.wait_in_job(runs, seconds, queued_seconds=queued):
         when = f"{seconds} s after its start, or {queued} s without one"
         click.echo(f"warning: {run} has not ended ({when}); the report does not have its result", err=True)
     known = set(session.runs())

@@ -22,7 +22,6 @@ from cefr_batch.runner.status import (
     joined,
     observe_submissions,
     read_status,
-    resolve_state,
     shared,
 )
 from cefr_batch.runner.submission import job_of, read_submission
@@ -117,7 +116,7 @@ def _state(
             return settled
         observation = observations.get(job_of(facts.submission)) if facts.submission else None
         facts = replace(facts, status=_last_words(store, facts.run))
-        return joined(store, facts, *resolve_state(facts, observation), find_scheduler)
+        return joined(store, facts, observation, find_scheduler)
     except StoreError as exc:
         return _unknown(facts.run, exc)
 

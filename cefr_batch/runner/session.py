@@ -369,13 +369,23 @@ class Session:
         """Block until ``watch`` ends and return the last states. A run that failed is a state, not an error."""
         return deque(self.watch(runs), maxlen=1).pop()
 
-    def wait_by_store(
+    def wait_in_job(
         self, runs: Sequence[str], limit_seconds: float, *, queued_seconds: float = QUEUED_SECONDS
     ) -> list[str]:
-        """Block until these runs have ended, as the store alone tells it; return those that had not within
-        ``limit_seconds`` of their start, or had not started in ``queued_seconds``. For a job, which can ask no scheduler.
+        """Block until these runs and their evaluations have ended. For a job, which may not be able to ask a scheduler: of
+        a run whose scheduler does not answer, the store alone tells; return those that had not ended within
+        ``limit_seconds`` of their start, or had not started in ``queued_seconds``.
         """
-        return wait_until_ended(self.store, runs, limit_seconds, queued_seconds=queued_seconds, clock=self.clock)
+        return wait_until_ended(
+            self.store, runs, limit_seconds, look=self._look, queued_seconds=queued_seconds, clock=self.clock
+        )
+
+    def _look(self, runs: Sequence[str]) -> list[RunState]:
+        """The state of each run and, of a complete one, that of its evaluations."""
+        states = {one.run: one for one in self.status(runs)}
+        complete = [run for run, one in states.items() if one.state is State.SUCCEEDED]
+        states |= {one.run: one for one in self.evaluation_states(complete)}
+        return list(states.values())
 
     def logs(self, run: str, attempt: int | None = None, *, evaluation: bool = False) -> str:
         """What the run's newest job (or this attempt, or the newest job that evaluates the run on other sets) has printed

@@ -39,6 +39,7 @@ class RunState:
     state: State
     reason: str = ""
     settled: bool = False  # finished or never started: nothing changes unless the user does something
+    observed: bool = False  # its scheduler answered; else the store alone tells
     stage: str | None = None
     step: int | None = None
     steps: int | None = None
@@ -113,7 +114,7 @@ def run_states(
             observation = observations.get(job_of(facts.submission)) if facts.submission else None
             if not facts.complete and not facts.damage:
                 facts = _with_last_words(store, facts, observation)
-            return joined(store, facts, *resolve_state(facts, observation), find_scheduler)
+            return joined(store, facts, observation, find_scheduler)
 
         return list(pool.map(state, found))
 
@@ -292,12 +293,12 @@ def observe_submissions(
 def joined(
     store: Store,
     facts: Facts,
-    state: State,
-    reason: str,
+    observation: Observation | None,
     find_scheduler: Callable[[str], Scheduler[Any]],
 ) -> RunState:
     """The state with the progress that the store tells and, where a job failed without a word, the end of its output."""
     status, submission = facts.status, facts.submission
+    state, reason = resolve_state(facts, observation)
     if submission and state is State.FAILED and not (status and status.state == "FAILED"):  # it gave no reason itself
         output = tail_log(store, submission, find_scheduler)
         reason += f"\nThe last lines of its output:\n{output}" if output else ""
@@ -310,6 +311,7 @@ def joined(
         state=state,
         reason=reason,
         settled=state.finished or not (facts.damage or facts.submission or status),
+        observed=observation is not None and observation.answered,
         updated_at=facts.complete_at,
         submitted_at=submission.submitted_at if submission else None,
         handle=submission.handle if submission else None,

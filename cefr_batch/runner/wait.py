@@ -57,30 +57,33 @@ def wait_until_ended(
     runs: Sequence[str],
     limit_seconds: float,
     *,
+    look: Callable[[list[str]], list[RunState]] = lambda runs: [],
     queued_seconds: float = QUEUED_SECONDS,
     poll_seconds: float = POLL_SECONDS,
     clock: Clock | None = None,
 ) -> list[str]:
-    """Block until each run is complete with the evaluations that were asked of it, cancelled, paused, failed and for 15
-    minutes not retried, or without a sign of life for three hours, as the store alone tells it.
+    """Block until each run has ended, with the evaluations that were asked of it. Returns the runs that had not in time.
 
-    For a job, which can ask no scheduler. While the store is unavailable it keeps asking. A run gets ``limit_seconds``
-    from when it is first seen to have started; as long as none starts or ends, those that have not started get
-    ``queued_seconds``, a week if they may stand in a queue. Returns the runs that had not ended by then.
+    Of the states that ``look`` gives, those count for which a scheduler was asked: such a run has ended if it is settled,
+    and else has all the time that its scheduler gives it. For the others the store alone tells: a run has ended when it is
+    complete, cancelled, paused, failed and for 15 minutes not retried, or without a sign of life for three hours. It gets
+    ``limit_seconds`` from when it is first seen to have started; as long as none starts or ends, those that have not
+    started get ``queued_seconds``, a week if they may stand in a queue. While the store is unavailable, it is asked again.
     """
     clock = clock or Clock()
     left, given_up = list(runs), set[str]()
     started: dict[str, float] = {}
     last_news = clock.monotonic()
     while waiting := [run for run in left if run not in given_up]:
-        ended = {run for run in waiting if _ended(store, run)}
+        known = {one.run: one.settled for one in look(waiting) if one.observed and one.state is not State.UNKNOWN}
+        ended = {run for run in waiting if known.get(run, False) or (run not in known and _ended(store, run))}
         new = {run for run in waiting if run not in started and run not in ended and _has_started(store, run)}
         now = clock.monotonic()
-        last_news = now if ended or new else last_news
+        last_news = now if ended or new or known else last_news
         started |= dict.fromkeys(new, now)
         left = [run for run in left if run not in ended]
         since = {run: (started[run], limit_seconds) if run in started else (last_news, queued_seconds) for run in left}
-        given_up |= {run for run, (begin, limit) in since.items() if now - begin >= limit}
+        given_up |= {run for run, (begin, limit) in since.items() if run not in known and now - begin >= limit}
         if set(left) - given_up:
             clock.sleep(poll_seconds)
     return left

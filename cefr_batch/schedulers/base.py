@@ -70,6 +70,11 @@ class Observation:
     detail: str = ""
     not_found: bool = False
 
+    @property
+    def answered(self) -> bool:
+        """Whether the scheduler could be asked, and said something of the job."""
+        return self.not_found or self.state is not State.UNKNOWN
+
 
 @dataclass(frozen=True)
 class JobSpec:

@@ -1,4 +1,4 @@
-"""Waiting ends: by what schedulers and the store say, with a bound; a report's job waits by the store alone."""
+"""Waiting ends: by what schedulers and the store say, with a bound; a report's job may have the store alone."""
 
 from __future__ import annotations
 
@@ -158,13 +158,73 @@ class FakeTime:
         self.now += seconds
 
 
-@pytest.fixture
-def lost(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> type[SaysLauncher]:
-    """A run whose scheduler cannot be reached."""
+def test_a_job_that_can_ask_the_scheduler_waits_as_long_as_that_keeps_the_run_and_no_longer(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is queued, preempted, queued again, and fails without a word in the store."""
+    time, second = FakeTime(), 1.0
+    submitted(store, monkeypatch)
+
+    def days_pass(seconds: float) -> None:
+        time.sleep(seconds)
+        day = time.now / 86400
+        if 20 < day < 23 and store.exists(layout.run_key(RUN, layout.STATUS)) is False:
+            put(store, layout.STATUS, status(RUN, "RUNNING", updated_at=ago(0)))
+        said = State.PENDING if day < 20 or 21 < day < 30 else State.RUNNING if day < 31 else State.FAILED
+        SaysLauncher.answer = Observation(said)
+
+    session = Session(store, clock=Clock(monotonic=lambda: time.now, sleep=lambda _: days_pass(3600)))
+    SaysLauncher.answer = Observation(State.PENDING)
+    assert session.wait_in_job([RUN], second, queued_seconds=second) == []
+    assert 31 * 86400 <= time.now < 31 * 86400 + 7200
+
+
+@pytest.mark.parametrize(
+    "answer", [None, Observation(State.UNKNOWN, "its cluster is another one")], ids=["silent", "no"]
+)
+def test_where_no_scheduler_can_be_asked_a_heartbeat_does_not_prolong_the_wait(
+    answer: Observation | None, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = FakeTime()
+    submitted(store, monkeypatch)
+    monkeypatch.setattr(SaysLauncher, "answer", answer)
+    put(store, layout.STATUS, status(RUN, "RUNNING", updated_at=ago(-3600)))
+    assert Session(store, clock=time.clock).wait_in_job([RUN], 600) == [RUN]
+    assert 600 <= time.now < 700
+
+
+def test_a_complete_run_is_waited_for_until_its_evaluations_have_ended(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = FakeTime()
+    submitted(store, monkeypatch)
+    complete(store)
+    hashes = {"dataset": "0" * 64, "eval_sha256": "0" * 64}
+    task = {"model": "tuned", "label": "A1", **hashes, "examples": 1, "answered": 0}
+    put(store, layout.EVALUATION_REQUEST, {"run": RUN, "tasks": [task]})
+
+    def fails_after_a_day(seconds: float) -> None:
+        time.sleep(3600)
+        SaysLauncher.answer = Observation(State.RUNNING if time.now < 86400 else State.FAILED)
+
+    monkeypatch.setattr(SaysLauncher, "answer", Observation(State.RUNNING))
+    clock = Clock(monotonic=lambda: time.now, sleep=fails_after_a_day)
+    assert Session(store, clock=clock).wait_in_job([RUN], 600, queued_seconds=600) == []
+    assert 86400 <= time.now < 86400 + 7200
+
+
+def submitted(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's job is with a scheduler that says ``SaysLauncher.answer``."""
     monkeypatch.setitem(SCHEDULERS, "says", "support.says_scheduler:SaysLauncher")
     monkeypatch.setattr(SaysLauncher, "answer", None)
     record = {"run": RUN, "cluster": "says", "handle": "says://1", "submitted_at": ago(9), "submitted_by": "me"}
     put(store, layout.SUBMISSION, record)
+
+
+@pytest.fixture
+def lost(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> type[SaysLauncher]:
+    """A run whose scheduler cannot be reached."""
+    submitted(store, monkeypatch)
     return SaysLauncher
 
 

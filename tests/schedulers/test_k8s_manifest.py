@@ -107,7 +107,7 @@ def test_every_object_is_strictly_valid_for_the_newest_api_and_the_four_before(b
     version = schema_versions()[-1 - back]
     objects = dict(all_objects())
     under_queue = 2  # more than an Indexed Job, at the one site that has a queue
-    assert len(objects) == 4 * (1 + 4 + 1 + 2) + under_queue + 5, sorted(objects)
+    assert len(objects) == 4 * (1 + 4 + 1 + 2) + under_queue + 8, sorted(objects)
     for item in objects.values():
         validate(item, version)
 
@@ -479,6 +479,23 @@ def test_the_role_of_who_submits_is_of_the_namespace_and_reads_only_the_secret_t
         assert ("secrets" in rule["resources"]) == ("resourceNames" in rule)
     writes = {r for rule in role["rules"] if set(rule["verbs"]) - {"get", "list", "watch"} for r in rule["resources"]}
     assert writes == {"jobs", "pods"}, "pods of lost nodes, which resume --force deletes"
+
+
+def test_only_the_report_s_pod_may_ask_the_cluster_and_only_with_an_account_for_it() -> None:
+    for account in (None, "reporter"):
+        site = site_named("default", service_account="sa", report_account=account)
+        *jobs, report = [job["spec"]["template"]["spec"] for job in render(site, THREE).objects]
+        assert len(jobs) == 3
+        assert {(pod["serviceAccountName"], pod["automountServiceAccountToken"]) for pod in jobs} == {("sa", False)}
+        expected = (account or "sa", account is not None)
+        assert (report["serviceAccountName"], report["automountServiceAccountToken"]) == expected
+
+
+def test_the_role_of_the_report_lists_and_does_nothing_else() -> None:
+    account, role, binding = yaml.safe_load_all((SITES / "base" / "reporter.yaml").read_text(encoding="utf-8"))
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} == {"list"}
+    assert {name for rule in role["rules"] for name in rule["resources"]} == {"jobs", "pods"}
+    assert [one["name"] for one in binding["subjects"]] == [account["metadata"]["name"]]
 
 
 def test_a_site_s_notices_reach_a_pod_as_settings_and_their_addresses_from_a_secret() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -168,6 +169,28 @@ def test_a_failing_api_server_does_not_end_a_run_and_a_missing_job_is_not_found(
     assert "no context 'nowhere'; valid: here, arn:" in found[strange].reason
     api.objects.pop(f"{JOBS}/run-a")
     assert site().observe([job])[job].not_found
+
+
+def test_the_pod_of_a_report_asks_its_own_cluster_and_knows_nothing_of_others(
+    api: Api, site: Callable[..., KubernetesScheduler], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, *_ = site().submit(site().render(GROUP))
+    finish(api, "run-a", "Failed")
+    api.objects.pop(f"{JOBS}/run-b")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
+    jobs = [Job("run-a", first), Job("run-b", second)]
+    assert {one.state for one in site().observe(jobs).values()} == {State.UNKNOWN}, "it has no token"
+
+    def with_token(client_configuration: Any) -> None:
+        client_configuration.host = f"http://127.0.0.1:{api.port}"
+
+    monkeypatch.setattr("kubernetes.config.load_incluster_config", with_token)
+    found = site().observe(jobs)
+    assert [(one.state, one.not_found) for one in found.values()] == [(State.FAILED, False), (State.UNKNOWN, False)]
+    assert "this pod's cluster has no such Job" in found[jobs[1]].reason
+    with pytest.raises(SchedulerError, match="has no context 'here'"):
+        site(context="here").cancel(jobs[:1], STORE)
 
 
 def test_a_user_who_may_not_list_events_is_told_less_and_no_error(
@@ -396,7 +419,7 @@ def test_everything_that_is_wrong_is_named_at_once(api: Api, site: Callable[...,
     api.forbidden = {"create jobs", "get pods/log"}
     scheduler = site(
         storage_secret="keys", hub_secret="cefr-batch-store", image_pull_secrets=["pull"], service_account="sa",
-        cache_claim="models", priority_class="high", runtime_class="nvidia",
+        report_account="reporter", cache_claim="models", priority_class="high", runtime_class="nvidia",
     )  # fmt: skip
     found = "\n".join(failing(scheduler))
     for part in (
@@ -408,6 +431,7 @@ def test_everything_that_is_wrong_is_named_at_once(api: Api, site: Callable[...,
         "the Secret cefr-batch-store has no HF_TOKEN",
         "image_pull_secrets: the namespace team has no secret pull; create it, or correct the setting",
         "service_account: the namespace team has no service account sa",
+        "report_account: the namespace team has no service account reporter",
         "cache_claim: the namespace team has no persistent volume claim models",
         "priority_class: the cluster has no priority class high",
         "runtime_class: the cluster has no runtime class nvidia",

@@ -122,6 +122,7 @@ class _SiteChecks:
         named: list[tuple[str, str, str | None]] = [
             *(("image_pull_secrets", "secret", name) for name in site.image_pull_secrets),
             ("service_account", "service_account", site.service_account),
+            ("report_account", "service_account", site.report_account),
             ("cache_claim", "persistent_volume_claim", site.cache_claim),
         ]
         for setting, kind, name in named:

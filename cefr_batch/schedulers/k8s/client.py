@@ -222,6 +222,11 @@ def connect(context: str | None) -> Cluster:
     return Cluster(name, namespaces[name])
 
 
+def in_pod_alone() -> bool:
+    """Whether this is a pod of a cluster, without a kubeconfig: it can ask that cluster alone."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and not _contexts()[0]
+
+
 def _contexts() -> tuple[dict[str, str], str | None]:
     """The kubeconfig's contexts with their namespaces, and the current context; none without a kubeconfig."""
     from kubernetes.config import kube_config

@@ -133,7 +133,8 @@ def _training(site: KubernetesSite, specs: Sequence[JobSpec]) -> Object:
 
 
 def _report(site: KubernetesSite, group: JobGroup) -> Object:
-    """A small Job without a GPU, on any node. It reads in the store when the runs have ended.
+    """A small Job without a GPU, on any node. When the runs have ended, it learns from the cluster, if it has an account
+    that may ask, and else in the store.
 
     Their Jobs' deadlines run from when they are created, so none that has not started by then ever will; under a queue,
     from when it admits them.
@@ -143,7 +144,9 @@ def _report(site: KubernetesSite, group: JobGroup) -> Object:
     longest = site.seconds + site.grace_seconds
     queued = QUEUED_SECONDS if site.queue else longest
     arguments = [*group.report_command(), "--wait", str(site.seconds), "--queued", str(queued)]
-    placement = {"tolerations": [rule.model_dump(exclude_none=True) for rule in site.tolerations]}
+    placement: Object = {"tolerations": [rule.model_dump(exclude_none=True) for rule in site.tolerations]}
+    if site.report_account:
+        placement |= {"serviceAccountName": site.report_account, "automountServiceAccountToken": True}
     pod = _pod(site, arguments, _REPORT_LIMITS, _volumes(site, None), placement, _REPORT_GRACE_SECONDS)
     deadline = (len(group.jobs) if site.queue else 1) * (queued + longest) + _REPORT_SECONDS
     spec = {

@@ -18,7 +18,7 @@ from typing_extensions import override
 from cefr_batch.errors import SchedulerError
 from cefr_batch.schedulers.base import Check, Job, JobGroup, JobSpec, Observation, State
 from cefr_batch.schedulers.draft import DraftSetting
-from cefr_batch.schedulers.k8s.client import ApiError, Cluster, Object, connect
+from cefr_batch.schedulers.k8s.client import IN_CLUSTER, ApiError, Cluster, Object, connect, in_pod_alone
 from cefr_batch.schedulers.k8s.manifest import CONTAINER, MANAGED, STORE, JobName, KubernetesRequest, render, runs_of
 from cefr_batch.schedulers.k8s.site import KubernetesSite, load_site
 from cefr_batch.schedulers.k8s.status import ended_indexes, explained_by, finished, in_queue, index_of, is_lost, observe
@@ -265,13 +265,16 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
     def _observe(self, context: str, namespace: str, references: Mapping[Job, JobReference]) -> dict[Job, Observation]:
         asked_at = time.monotonic()
         try:
-            snapshot = self._snapshot(context, namespace)
+            here = IN_CLUSTER if in_pod_alone() else context  # the report's own pod: these are jobs of its cluster
+            snapshot = self._snapshot(here, namespace)
             if snapshot.taken_at < asked_at and not all(map(snapshot.job_of, references.values())):
-                self._forget(context, namespace)  # one of these Jobs may have been created since, by another process
-                snapshot = self._snapshot(context, namespace)
+                self._forget(here, namespace)  # one of these Jobs may have been created since, by another process
+                snapshot = self._snapshot(here, namespace)
             found = snapshot.observations(references.values())
         except SchedulerError as exc:
             return {job: Observation(State.UNKNOWN, str(exc)) for job in references}
+        if here != context:
+            found = {one: _or_elsewhere(seen, context) for one, seen in found.items()}
         return {job: found[reference] for job, reference in references.items()}
 
     def _snapshot(self, context: str, namespace: str) -> _NamespaceSnapshot:
@@ -298,6 +301,12 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
         for name in names:
             if not finished(jobs[name]):
                 cluster.delete_job(namespace, jobs[name])
+
+
+def _or_elsewhere(seen: Observation, context: str) -> Observation:
+    """As seen; but a Job that this pod's cluster does not have may be in another one of the context's name."""
+    why = f"this pod's cluster has no such Job, and the pod has no kubeconfig to look in the context {context}"
+    return Observation(State.UNKNOWN, why) if seen.not_found else seen
 
 
 def _owner(pod: Object) -> tuple[str | None, str]:

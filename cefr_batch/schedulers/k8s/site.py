@@ -127,6 +127,7 @@ class KubernetesSite(StrictModel):
     max_restarts: Annotated[int, Field(ge=0, le=1000)]
     ttl_after_finished: Time | None
     service_account: DnsName | None
+    report_account: DnsName | None
     storage_secret: DnsName | None
     hub_secret: DnsName | None
     tracker_secret: DnsName | None
