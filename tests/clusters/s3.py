@@ -115,7 +115,7 @@ def seaweedfs(folder: Path, host: str = "127.0.0.1") -> Server:
     config = folder / "s3.json"
     config.write_text(json.dumps({"identities": [identity]}))
     names = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = dict(zip(names, _ports_without_sockets(len(names)), strict=True))
     data = folder / "data"
     data.mkdir(exist_ok=True)
     options = {
@@ -124,6 +124,14 @@ def seaweedfs(folder: Path, host: str = "127.0.0.1") -> Server:
     }  # fmt: skip
     command = [weed, "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
     return Server("seaweedfs", command, ports["s3.port"], folder / "server.log", host)
+
+
+def _ports_without_sockets(count: int) -> list[int]:
+    """Free ports of which no killed SeaweedFS left a socket in /tmp: another user could not replace it."""
+    while True:
+        ports = free_ports(count)
+        if not any(found for port in ports for found in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")):
+            return ports
 
 
 def rclone(folder: Path) -> Server:
