@@ -15,7 +15,7 @@ from typing import Any
 from cefr_batch.config.load import changed_spec, recorded_spec
 from cefr_batch.config.schema import RunSpec
 from cefr_batch.config.sweep import parse_choices
-from cefr_batch.errors import AlreadyExists, WaitTimeout
+from cefr_batch.errors import AlreadyExists, NotReady, WaitTimeout
 from cefr_batch.records import layout
 from cefr_batch.records.attempt import Attempt
 from cefr_batch.records.evaluations import EvaluatedModel
@@ -137,10 +137,18 @@ class _Controller:
             elif self._is_idle(state) and self.reader.value(runs[state.run], rung) is None:  # it may just have come
                 idle.append(state.run)
         if idle:
-            pause = self._pause(rung)
-            pauses = dict.fromkeys(idle, pause) if pause else {}
-            resume_runs(self.store, idle, cluster=self.find_scheduler(self.record.cluster), pauses=pauses)
+            self._start(idle, self._pause(rung))
         return failed
+
+    def _start(self, runs: Sequence[str], pause: Pause | None) -> None:
+        pauses = dict.fromkeys(runs, pause) if pause else {}
+        try:
+            resume_runs(self.store, runs, cluster=self.find_scheduler(self.record.cluster), pauses=pauses)
+        except NotReady:
+            states = run_states(self.store, runs, self.find_scheduler)
+            if all(self._is_idle(state) for state in states):
+                raise
+            # another that goes on with this study has started some meanwhile; the next look starts the rest
 
     def _pause(self, rung: int) -> Pause | None:
         """Where trials that go on to this rung stop; None: they train to the end."""

@@ -14,12 +14,13 @@ from support.studies import FIXED, Jobs, Killed, Mortal, finished, prepared, sta
 from cefr_batch.config.load import load_spec
 from cefr_batch.config.schema import Level
 from cefr_batch.data import load_dataset, sentences_of
-from cefr_batch.errors import Damaged, NotFound
+from cefr_batch.errors import Damaged, NotFound, NotReady, Problem
 from cefr_batch.files import write_json
 from cefr_batch.records import layout
 from cefr_batch.records.evaluations import EvaluationRequest
 from cefr_batch.records.spec import SpecRecord
 from cefr_batch.records.study import ChoiceRecord, StudyRecord
+from cefr_batch.runner.resume import resume_runs
 from cefr_batch.runner.search import look
 from cefr_batch.runner.search_prepare import create_study
 from cefr_batch.runner.study import StudyState
@@ -120,6 +121,32 @@ def test_a_study_that_is_killed_at_any_write_comes_out_the_same(tmp_path: Path) 
         assert outcome(finished(store, study, jobs)) == expected, f"killed at write {after}"
         assert choices(store, study) == chosen
         assert sorted(jobs.trained) == ledger, "a step was trained twice, or never"
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_two_who_go_on_with_a_study_do_not_stop_each_other(
+    started: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one starts a trial after this one saw it idle; but a trial that nobody could start is an error."""
+    store = LocalStore(tmp_path)
+    jobs = Jobs(store)
+    study = create_study(store, prepared(store, 9, jobs)).study
+    refusals = 0
+
+    def refused(*arguments: Any, **options: Any) -> None:
+        nonlocal refusals
+        refusals += 1
+        if started:
+            resume_runs(*arguments, **options)
+        raise NotReady([Problem("the run", "is RUNNING already" if started else "its dataset is not there")], 1)
+
+    monkeypatch.setattr("cefr_batch.runner.search.resume_runs", refused)
+    if started:
+        assert finished(store, study, jobs).best
+        assert refusals == 3, "one at each rung"
+    else:
+        with pytest.raises(NotReady, match="its dataset"):
+            finished(store, study, jobs)
 
 
 def test_trials_that_fail_are_told_and_those_that_die_start_again(tmp_path: Path) -> None:

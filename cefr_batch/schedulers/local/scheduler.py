@@ -196,7 +196,8 @@ def _observe(job: Job, ahead: dict[int, int]) -> Observation:
         return Observation(State.UNKNOWN, f"it was started on {host}, and only that machine knows whether it runs")
     if not _process(pid, job.run):
         return Observation(
-            State.FAILED, "its process exited without reporting a status (killed, perhaps for lack of memory)"
+            State.FAILED,
+            "its process exited without reporting a status (killed, by somebody or by the system for lack of memory)",
         )
     if before := ahead.get(pid, 0):
         return Observation(State.PENDING, f"waiting for {before} job{'s' * (before > 1)} before it")
