@@ -90,6 +90,16 @@ def test_the_turkish_has_one_word_for_one_thing(term: str, other: str) -> None:
     assert any(re.search(rf"\b{term}", text) for text in texts)
 
 
+@pytest.mark.parametrize(("name", "is_trial"), [("trial", True), ("attempt", False)])
+def test_a_trial_of_a_search_and_an_attempt_of_a_job_are_not_called_the_same_in_turkish(
+    name: str, is_trial: bool
+) -> None:
+    texts = {str(message.id): str(message.string).casefold() for message in catalogue("tr") if message.id}
+    named = [id_ for id_ in texts if re.search(rf"\b{name}s?\b", id_, re.IGNORECASE)]
+    assert named
+    assert [id_ for id_ in named if ("deneme" in texts[id_]) is not is_trial] == []
+
+
 def test_an_interval_in_turkish_is_called_what_it_is() -> None:
     texts = {str(message.id): str(message.string) for message in catalogue("tr") if message.id}
     wanted = [id_ for id_ in texts if re.search("95% (bootstrap )?interval", id_)]
