@@ -46,11 +46,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(LOCKS) containers/torch.txt tools
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backend (6.7 GB: a CUDA build of torch)
+setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backend (7 GB: a CUDA build of torch)
 
 .venv-unsloth/.installed: setup.cfg pyproject.toml $(CUDA_LOCKS) tools/venv.sh
 	PYTHON="$(PYTHON)" tools/venv.sh .venv-unsloth
-	.venv-unsloth/bin/python -m pip install --quiet --require-hashes --no-deps $(addprefix -r ,$(CUDA_LOCKS))
+	.venv-unsloth/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps $(addprefix -r ,$(CUDA_LOCKS))
 	.venv-unsloth/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
