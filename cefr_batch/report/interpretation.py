@@ -91,7 +91,7 @@ def _seeds(comparison: Comparison, row: Row, t: ReportLanguage) -> list[Markdown
     return [
         t(
             "{level}: over {n} runs with different random seeds the reduction has a standard deviation of {points} points; "
-            "a difference to another level that is not much larger may come from the seed.",
+            "a difference from another level that is not much larger may come from the seed.",
             level=strong(label),
             n=t.count(s.n),
             points=t.points(s.deviation or 0.0),
@@ -169,8 +169,8 @@ def _unlike(comparison: Comparison, t: ReportLanguage) -> list[Markdown]:
     if len(set(sizes)) > 1:
         sentences.append(
             t(
-                "The levels were trained on {least} to {most} examples; size of data and level cannot be told "
-                "apart here.",
+                "The levels were trained on {least} to {most} examples; the effects of data size and level cannot be "
+                "told apart here.",
                 least=t.count(min(sizes)),
                 most=t.count(max(sizes)),
             )
@@ -237,16 +237,16 @@ def _chosen(comparison: Comparison, t: ReportLanguage) -> list[Markdown]:
     if trials:
         sentences.append(
             t(
-                "{levels}: the settings were chosen by a search on the same examples as these figures are computed on, the "
-                "validation part of the training data, so the figures are optimistic; those of the evaluation set are not.",
+                "{levels}: the settings were chosen by a search on the examples that these figures are computed on (the "
+                "validation part of the training data), so the figures are optimistic; those of the evaluation set are not.",
                 levels=joined(trials),
             )
         )
     if early:
         sentences.append(
             t(
-                "{levels}: when training ends was chosen by the loss on the same examples as these figures are computed on, "
-                "so the figures are a little optimistic.",
+                "{levels}: the end of training was chosen by the loss on the examples that these figures are computed "
+                "on, so the figures are a little optimistic.",
                 levels=joined(early),
             )
         )

@@ -65,7 +65,7 @@ def _header(t: ReportLanguage) -> tuple[Inline, ...]:
         t("RMSE to the target"),
         t("Within half a level"),
         t("Within one level"),
-        t("Difference to the level's own"),
+        t("Difference from the level's own"),
         t("Wasserstein distance"),
     )
 
@@ -142,8 +142,9 @@ def instrument_agreement(t: ReportLanguage) -> Inline:
     """How well the estimator agrees with the professionals, beside how well they agree with each other."""
     known = level_estimator()
     return t(
-        "On {n} sentences that were not fitted, its error (RMSE) is {rmse} levels and its rank correlation with the labels "
-        "(Spearman) {rho}; one professional held against the other: {other_rmse} and {other_rho}.",
+        "On {n} sentences that were not used for fitting, its error (RMSE) is {rmse} levels and its rank correlation "
+        "with the labels (Spearman) {rho}; for one professional compared with the other, these are {other_rmse} and "
+        "{other_rho}.",
         n=t.count(sum(error.sentences for error in known.errors.values())),
         rmse=t.figure(known.agreement.rmse),
         rho=t.figure(known.agreement.spearman),

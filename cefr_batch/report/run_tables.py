@@ -297,7 +297,7 @@ def _export_row(one: ExportRecord, t: ReportLanguage) -> Sequence[Inline]:
         return form, size, t("not verified"), NONE, NONE, NONE
     check = one.check
     values = {"n": t.count(check.equal_texts), "all": t.count(check.examples), "ties": t.count(check.ties)}
-    texts = t("{n} of {all}, {ties} but for a tie", **values) if check.ties else t("{n} of {all}", **values)
+    texts = t("{n} of {all}, {ties} more except for a tie", **values) if check.ties else t("{n} of {all}", **values)
     prompts = t("{n} of {all}", n=t.count(check.equal_prompts), all=t.count(check.examples))
     return form, size, prompts, texts, t.figure(check.exported_loss, 4), t.figure(check.merged_loss, 4)
 
@@ -326,7 +326,8 @@ def merged_type(check: MergeCheck, t: ReportLanguage) -> Inline:
     for name, change in others.items():
         found.append(
             t(
-                "Rounding to it changes an example's loss by {change} a token, rounding to {other} by {other_change}.",
+                "Rounding to this type changes an example's loss by {change} per token, rounding to {other} by "
+                "{other_change}.",
                 change=t.figure(check.tried[check.dtype], 4),
                 other=code(name),
                 other_change=t.figure(change, 4),

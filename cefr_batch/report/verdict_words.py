@@ -33,7 +33,7 @@ _CONCLUSIONS = {
         "The level's evaluation sentences are not in the store as the run used them, so there is nothing to compare with."
     ),
     Verdict.TOO_FEW: N_(
-        "So few answers or evaluation sentences **tell nothing for certain**; `generation.examples` asks for more answers."
+        "There are **too few answers or evaluation sentences to tell**; a larger `generation.examples` gives more answers."
     ),
     Verdict.BELOW: N_(
         "So it writes **below its level**, by {size} levels (95% interval {sizes}); its sentences are still nearer to those "
@@ -52,8 +52,8 @@ _CONCLUSIONS = {
         "chance, but small."
     ),
     Verdict.MIXED: N_(
-        "On average it writes at its level (difference {gap} levels, 95% interval {limits}), **but its single sentences do "
-        "not**: too many measure lower, and too many higher."
+        "On average it writes at its level (difference {gap} levels, 95% interval {limits}), **but its sentences vary "
+        "too much**: too many measure lower, and too many higher."
     ),
     Verdict.UNCERTAIN: N_(
         "Whether it writes at its level is **not certain**: the difference, {gap} levels, has the 95% interval {limits}. "

@@ -174,7 +174,10 @@ class _RunPages:
     async def refused(self, request: Request, exc: Exception) -> Response:
         """What cannot be asked for."""
         status, page = exc.status_code if isinstance(exc, HTTPException) else 500, Page(request)
-        message = page.t.text("There is no such page.") if status == 404 else page.t.text("That cannot be asked here.")
+        t = page.t
+        message = (
+            t.text("There is no such page.") if status == 404 else t.text("This server cannot answer that request.")
+        )
         return self._page(page, "problem", status, message=message)
 
     async def failed(self, request: Request, exc: Exception) -> Response:

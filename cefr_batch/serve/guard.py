@@ -55,12 +55,12 @@ class Guard:
     def _refusal(self, method: str, headers: Headers) -> PlainTextResponse | None:
         host = headers.get("host", "")
         if not is_own_name(host, self._names):
-            return PlainTextResponse("This server does not go by that name; use its address.\n", 421)
+            return PlainTextResponse("This server does not have that name; use its address.\n", 421)
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
-            return PlainTextResponse("This server answers its own pages alone.\n", 403)
+            return PlainTextResponse("This server answers only its own pages.\n", 403)
         if method not in ("GET", "HEAD") and headers.get("content-type", "").partition(";")[0] != "application/json":
-            return PlainTextResponse("This server takes JSON alone.\n", 415)
+            return PlainTextResponse("This server takes only JSON.\n", 415)
         return None
 
 

@@ -18,7 +18,7 @@ _SCRIPT_TEXTS = {
     "untrained": N_("untrained, asked for {level}"),
     "trained": N_("trained for {level}"),
     "format": N_("This answer is not one numbered sentence for each word and nothing else."),
-    "cut": N_("This answer was cut off: it had no room to end."),
+    "cut": N_("This answer was cut off: it reached the maximum length."),
     "whole": N_("The whole answer"),
     "copied": N_("Copied; it can be pasted into a spreadsheet or a document."),
     "word": N_("word"),

@@ -29,7 +29,7 @@ INTERNAL = N_("Something went wrong here; the terminal in which the server runs 
 NO_WORDS = N_("Give 1 to {most} words, separated by commas or one per line (there are {n}).")
 NO_VOICE = N_("Choose at least one model.")
 BAD_CHARACTER = N_("The words contain the control or broken character {character}; remove it.")
-CONTROL_TOKEN = N_("The words contain {token}, which a model would take for a token of its own; remove it.")
+CONTROL_TOKEN = N_("The words contain {token}, which a model would take for a control token; remove it.")
 
 
 class DrawRequest(PageRequest):

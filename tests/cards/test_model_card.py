@@ -83,7 +83,7 @@ def test_the_figures_are_the_runs_with_their_intervals() -> None:
     assert low < expected < high, "the examples' own reduction"
     assert f"`{B1_SHA}`" in text
     assert "| 1800 | 200 |" in text
-    assert "99.0 % stand word for word in the" in text
+    assert "99.0 % occur word for word in the" in text
 
 
 B1_SHA = metrics(RUN, "B1", B1)["data"]["eval_sha256"]

@@ -58,8 +58,8 @@ def test_figures_of_examples_that_chose_something_are_said_to_be_optimistic(tmp_
     metrics["train"]["stopped_early"] = {"evaluations": 2, "planned_steps": 99}
     store.put_json(key, metrics)
     text = report_of(store)
-    assert "A1**: when training ends was chosen by the loss on the same examples" in text
+    assert "A1**: the end of training was chosen by the loss on the examples that" in text
     assert text.count("optimistic") == 1
     named = render(collect(store, runs=[trial]), "md", "en").decode()
-    assert "A2**: the settings were chosen by a search on the same examples" in named
+    assert "A2**: the settings were chosen by a search on the examples that" in named
     assert "olduğundan iyi görünür" in render(collect(store, runs=[trial]), "md", "tr").decode()

@@ -172,7 +172,7 @@ def test_fewer_examples_are_compared_with_the_first_ones_of_the_own_model(plante
     apart = (planted.nll["A1", "B1"] - planted.nll["B1", "B1"])[:12]
     assert (cell["examples"], cell["response"]["to_own"]["examples"]) == (12, 12)
     assert cell["response"]["to_own"]["nats"] == pytest.approx(apart.sum() / 1200, abs=1e-9)
-    assert "Not all models were evaluated on equally many examples" in planted.markdown()
+    assert "Not all models were evaluated on the same number of examples" in planted.markdown()
     planted.cross("A1", "B1")  # the evaluation with the most examples counts
     (row,) = [row for row in planted.json()["matrix"]["rows"] if row["model"] == "A1"]
     assert row["cells"][2]["examples"] == N

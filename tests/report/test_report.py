@@ -295,7 +295,7 @@ def test_near_leakage_is_a_warning_of_its_own(tmp_path: Path) -> None:
     made = store.get_json(key)
     store.put_json(key, {**made, "leakage": {**made["leakage"], "near_sentences_percent": 12.5}})
     text = report_markdown(collect(store, levels=["A1"]))
-    assert "⚠ 12.5% of the evaluation sentences occur there word for word or nearly so" in text
+    assert "⚠ 12.5% of the evaluation sentences occur in the training set word for word or nearly so" in text
     assert re.search(r"\| … seen word for word or nearly so *\| *12\.5% \|", text)
 
 

@@ -214,4 +214,4 @@ def test_a_difference_says_that_another_version_wrote_the_file(file: Path, tmp_p
     document["comparison"]["rows"][0]["values"][0] = 12345
     edit(file, document)
     assert check(file, tmp_path / "store") == 1
-    assert "it was written by version 9.9, which may compute otherwise" in capsys.readouterr().err
+    assert "it was written by version 9.9, which may compute differently" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_rated_levels_are_shown_beside_the_target_the_raters_and_the_estimator(s
     found = collect(store)
     ratings = Ratings(3, 24, (), (), (), levels)
     text = report_markdown(Report(found.store, found.entries, ratings))
-    assert "The raters, by what they say of themselves: trained in rating by CEFR levels: 2." in text
+    assert "The raters' experience, as they state it: trained in rating by CEFR levels: 2." in text
     assert row(text, f"`{RUN}`") == ["B1", "Tuned", "12", "2.85", "−0.15 (−0.25 … −0.05)", "0.50 (0.40 … 0.60)"]
     assert row(text, "Raters and target, Baseline: weighted kappa") == ["–"]
     assert row(text, "Raters and target, Tuned: weighted kappa") == ["0.60 (0.50 … 0.70)"]
@@ -237,7 +237,7 @@ def test_exports_are_shown_with_what_their_verification_found(store: LocalStore)
         store.put_record(layout.run_key(RUN, layout.export_name(f"gguf-{kind}")), record)
     add_object(store, RUN, layout.METRICS, {**store.get_json(layout.run_key(RUN, layout.METRICS)), "export": FAILED})
     text = report_markdown(collect(store))
-    assert row(text, "`gguf-f16`") == ["2.0 MB", "20 of 20", "17 of 20, 3 but for a tie", "1.0610", "1.0610"]
+    assert row(text, "`gguf-f16`") == ["2.0 MB", "20 of 20", "17 of 20, 3 more except for a tie", "1.0610", "1.0610"]
     assert row(text, "`gguf-q8_0`") == ["2.0 MB", "not verified", "–", "–", "–"]
     assert "`gguf-q8_0` is not verified: `llama.cpp is not installed here`" in text
     assert "`gguf-q4_k_m` was not exported: `no room`" in text
@@ -256,7 +256,7 @@ def test_the_merged_models_type_is_told_with_what_rounding_costs(tmp_path: Path)
         add_complete(store, RUN, "B1", replace(B1, extra={"merge": {**checked, **found}}))
         texts.append(report_markdown(collect(store)))
     assert (
-        "Its weights are in `float16`. Rounding to it changes an example's loss by 0.0004 a token, rounding to "
+        "Its weights are in `float16`. Rounding to this type changes an example's loss by 0.0004 per token, rounding to "
         "`bfloat16` by 0.0312.\n"
     ) in texts[0]
     assert "Rounding its weights to 16 bits changed this loss by 0.0060" in texts[0]

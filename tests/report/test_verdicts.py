@@ -167,7 +167,7 @@ def test_few_answers_and_answers_without_a_sentence_are_said_so(tmp_path: Path) 
     add_texts(store, RUN, [[], [], []], own[:3], own)
     text = render(collect(store), "md", "en").decode()
     assert "**A1: too few answers to tell**" in text
-    assert "**tell nothing for certain**" in text
+    assert "**too few answers or evaluation sentences to tell**" in text
     assert "**B1: wrote nothing that can be measured**" in text
 
 

@@ -129,8 +129,8 @@ def test_the_page_offers_every_model_and_the_words_of_an_evaluation_example(site
          "bir tane yazın (şu anda 101 kelime var)."),
         ({"words": "go", "voices": []}, "en", "Choose at least one model."),
         ({"words": "go", "voices": [3]}, "tr", "En az bir model seçin."),
-        ({"words": "go <eos>", "voices": [0]}, "en", "The words contain <eos>, which a model would take for a token of its "
-         "own; remove it."),
+        ({"words": "go <eos>", "voices": [0]}, "en", "The words contain <eos>, which a model would take for a control "
+         "token; remove it."),
         ({"words": "go\x07", "voices": [0]}, "en", "The words contain the control or broken character U+0007; remove it."),
     ],
 )  # fmt: skip
