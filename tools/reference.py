@@ -158,8 +158,8 @@ def documents_page() -> str:
     modules = [import_module(f"{records.__name__}.{one.name}") for one in iter_modules(records.__path__)]
     parts = [
         f"# Stored documents\n\n{_WRITTEN}\n"
-        "You want to read a store with a program of your own. Each JSON document has a number `schema`; unknown keys are of "
-        "later versions and are to be ignored. Where the documents are: [What a run leaves](../store.md)."
+        "You want to read a store with a program of your own. Each JSON document has a number `schema`; ignore unknown "
+        "keys, which later versions may add. Where the documents are: [The store: what a run writes](../store.md)."
     ]
     for module in modules:
         kinds = [

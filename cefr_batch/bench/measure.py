@@ -285,5 +285,5 @@ def _outcome(store: Store, run: str, folder: Path) -> Outcome:
 def _unexpected(case: BenchCase, found: CaseFigures) -> str:
     """What a case that ended well did not show."""
     if case.too_large and not found.out_of_memory:
-        return f"its batch of {found.batch} was to run out of memory, and did not: plan expects too much"
+        return f"a batch of {found.batch} should have run out of memory and did not: the planned memory is too high"
     return ""

@@ -45,7 +45,7 @@ def command(gpu: bool, names: Sequence[str], out: Path) -> None:
         click.echo(f"{case.name}: {said(case)} ({case.seconds:.0f} s)")
 
     cases = chosen(names)
-    click.echo("This takes at most ten minutes; a case's line comes when it is done.")
+    click.echo("This takes at most ten minutes; each case's line appears when the case is done.")
     with interrupted_by_signals():
         report = run_bench(cases, out.absolute(), gpu=gpu, on_case=keep)
     click.echo(f"\n{markdown(report)}\n{out}: bench.json, bench.md, logs")

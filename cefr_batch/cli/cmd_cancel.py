@@ -17,8 +17,8 @@ from cefr_batch.runner import Cancellation, Session
 def command(runs: Sequence[str], levels: Sequence[str], session: Session) -> None:
     """Ask runs to stop; does not wait until they have.
 
-    A running job finishes its step and stores a checkpoint first, from which `cefr-batch resume` continues. Of a complete
-    run, the job that evaluates it on other sets is stopped, if there is one.
+    A running job finishes its step and stores a checkpoint first, from which `cefr-batch resume` continues. For a
+    complete run, the job that evaluates it on other sets is stopped, if there is one.
     """
     for one in session.cancel(session.find(runs, levels)):
         click.echo(f"{one.state.run}: {printable(_outcome(one))}")
@@ -34,5 +34,7 @@ def _outcome(one: Cancellation) -> str:
         return "not asked: it was not started by submit; whoever started it can stop it (kubectl delete job, or Ctrl-C)"
     if one.state.never_started:
         removes = command_line("prune", one.state.run)
-        return f"was never started, so nothing is to stop; {removes} removes it, so that no job can start it later"
+        return (
+            f"was never started, so there is nothing to stop; {removes} removes it, so that no job can start it later"
+        )
     return f"nothing to stop, it is {one.state.state}"

@@ -28,8 +28,8 @@ class _File(NamedTuple):
 def command() -> None:
     """Show which files and settings are found, and where they come from.
 
-    A file is looked up in the folder jobs, slurm or k8s where you work first, then among those that come with cefr-batch;
-    or in the folder CEFR_BATCH_JOBS, CEFR_BATCH_SLURM or CEFR_BATCH_K8S alone where that is set.
+    A file is looked up first in the folder jobs, slurm or k8s of the current folder, then among those that come with
+    cefr-batch. If CEFR_BATCH_JOBS, CEFR_BATCH_SLURM or CEFR_BATCH_K8S is set, only that folder is searched.
     """
 
 
@@ -95,7 +95,7 @@ def _show_files(found: dict[str, list[_File]], as_json: bool) -> None:
     show(table(rows, ("WHAT", "NAME", "FILE", "INSTEAD OF")))
     kinds = [*(["jobs"] if {"jobs", "profiles"} & found.keys() else []), *(SITES if "sites" in found else ())]
     folders = dict.fromkeys(short_path(folder) for kind in kinds for folder in settings_folders(kind))
-    click.echo(f"\nLooked in, the first one counts: {', '.join(folders)}")
+    click.echo(f"\nSearched in this order, the first file found counts: {', '.join(folders)}")
     for name, value in _environment().items():
         click.echo(f"{name}={value}")
     return None

@@ -65,7 +65,7 @@ def check(
     columns: str | None,
     sheet: str | None,
 ) -> None:
-    """Name each bad example by file, index (from 0) and reason.
+    """Name each bad example: its file, its index (from 0; in tables, its row) and the reason.
 
     Exits with 1 if there is any. Warnings, such as a word that its sentence seems to lack, do not count.
     """
@@ -193,7 +193,7 @@ def _show(rows: dict[str, Stats], leak: Leakage | None, levels: Sequence[float |
     show(table(cells, headings))
     if leak:
         click.echo(
-            f"Leakage: {leak.sentences_percent:.1f} % of the evaluation sentences stand word for word in the training "
+            f"Leakage: {leak.sentences_percent:.1f} % of the evaluation sentences occur word for word in the training "
             f"data, {leak.near_sentences_percent or 0:.1f} % word for word or nearly so, and {leak.words_percent:.1f} % of "
             "the evaluation words are there"
         )

@@ -144,7 +144,7 @@ def _say(exported: Exported, out: Path | None, *, ollama: bool) -> None:
 
 
 def _verdict(check: ExportCheck) -> str:
-    ties = f" and {check.ties} but for a tie" if check.ties else ""
+    ties = f" and {check.ties} except for a tie" if check.ties else ""
     return (
         f"verified with {check.program} on {check.examples} examples: {check.equal_prompts} prompts equal, "
         f"{check.equal_texts} greedy texts equal{ties}, loss {check.exported_loss:.4f} (merged model "

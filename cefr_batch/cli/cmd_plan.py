@@ -39,7 +39,7 @@ _LISTED = 12  # evaluations or checkpoints in a cell
     "--price-per-hour",
     type=click.FloatRange(min=0),
     metavar="PRICE",
-    help="Price of one such GPU. Default: the cluster's.",
+    help="Price of one such GPU for an hour. Default: the cluster's.",
 )
 @json_option
 def command(
@@ -51,7 +51,7 @@ def command(
     price_per_hour: float | None,
     as_json: bool,
 ) -> None:
-    """Show what each run that submit would start is going to do: examples, steps, evaluations, tokens; if the GPU is
+    """Show what each run would do if you submitted it: examples, steps, evaluations, tokens; if the GPU is
     known, memory and time.
 
     Reads the data and the model's tokenizer and sizes, and starts nothing. Exits with 1 if the run would be refused.
@@ -67,7 +67,7 @@ def command(
         columns = [_column(one, profile) for one in shown]
         show(table([(name, *(column[name] for column in columns)) for name in columns[0]]))
         if len(shown) < len(plans):
-            first = f"the table shows those with {', '.join(plans[0].varied)}, --json all"
+            first = f"the table shows those with {', '.join(plans[0].varied)}, --json shows all"
             click.echo(f"{len(plans)} runs in all; {first}.")
     problems = [Problem(f"level {one.spec.level}: {p.where}", p.what) for one in plans for p in one.problems()]
     if problems:

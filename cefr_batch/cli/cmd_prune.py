@@ -34,7 +34,7 @@ from cefr_batch.runner import PruneRules, Removal, Session
 @click.option(
     "--keep", metavar="N", type=click.IntRange(min=1), help="Complete runs, except for the newest N of each level."
 )
-@click.option("--force", is_flag=True, help="Named runs even if it is unknown whether their jobs still run.")
+@click.option("--force", is_flag=True, help="Remove named runs even if it is unknown whether their jobs still run.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @session_option
@@ -49,8 +49,8 @@ def command(
     yes: bool,
     session: Session,
 ) -> None:
-    """Remove the runs named, all that is stored of them; or checkpoints and old runs, by the rules given. Shows them, and
-    asks first.
+    """Remove the named runs with all that is stored of them, or checkpoints and old runs by rules. Shows what would be
+    removed, and asks first.
 
     Rules touch only runs that are complete, failed, cancelled or were never started. The names of removed runs may be used
     again.

@@ -18,7 +18,7 @@ from cefr_batch.schedulers import Scheduler
 @spec_options
 @cluster_option
 @click.option("--claim", is_flag=True, help="Store settings and data now, under the next free names.")
-@click.option("--force", is_flag=True, help="With --claim: even what seems not to fit or not to run there.")
+@click.option("--force", is_flag=True, help="With --claim: even runs that do not seem to fit the GPU or to work there.")
 @cross_evaluate_option
 @session_option
 def command(
@@ -37,9 +37,9 @@ def command(
         cefr-batch render --cluster k8s --level B1 > job.yaml
         kubectl apply -f job.yaml
 
-    Nothing is asked or stored: the same settings give the same text, and the jobs claim their runs when they start. With
-    --claim the runs have their names, settings and data in the store at once, and everything is checked that can be
-    without the cluster.
+    Contacts no cluster and stores nothing: the same settings give the same text, and the jobs claim their runs when
+    they start. With --claim the runs have their names, settings and data in the store at once, and everything that
+    can be checked without the cluster is checked.
     """
     if claim:
         with notice_if_slow():

@@ -56,8 +56,8 @@ def _formats(_context: click.Context, _parameter: click.Parameter, value: str | 
     type=click.IntRange(min=0),
     default=0,
     metavar="SECONDS",
-    help="First wait until the runs named have ended: as their schedulers tell it, or, where these cannot be asked, as the "
-    "store does, but then no longer than this after each has started.",
+    help="First wait until the named runs have ended, by what their schedulers say. If a scheduler cannot be asked, the store "
+    "decides, and the wait is at most this long after each run has started.",
 )
 @click.option(
     "--queued",
@@ -65,15 +65,15 @@ def _formats(_context: click.Context, _parameter: click.Parameter, value: str | 
     type=click.IntRange(min=0),
     default=QUEUED_SECONDS,
     metavar="SECONDS",
-    help="With --wait: how long for the first or the next one to start. Default: a week.",
+    help="With --wait: how long to wait for the first or next run to start. Default: a week.",
 )
 @click.option(
     "--check",
     "checked",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Instead of a new report: are the objects that this report.json names still the same, and do its figures follow "
-    "from them?",
+    help="Make no report; check that the objects that this report.json names are unchanged, and that its figures follow "
+    "from them.",
 )
 def command(
     runs: tuple[str, ...],
@@ -130,7 +130,9 @@ def _check(session: Session, file: Path) -> None:
         _fail(f"{what}; restore these from a copy, or make the report again with --out:", found.objects)
     if found.differences:
         hint = (
-            f" (it was written by version {found.made_by}, which may compute otherwise)" if found.other_version else ""
+            f" (it was written by version {found.made_by}, which may compute differently)"
+            if found.other_version
+            else ""
         )
         what = f"{len(found.differences)} values of {file} do not follow from the store{hint}"
         _fail(f"{what}; make the report again with --out if nobody meant to change them:", found.differences)

@@ -14,11 +14,11 @@ from cefr_batch.runner import Session
 
 @click.command()
 @runs_options
-@click.option("--cluster", metavar="NAME", help="Another cluster than the one where a run was, named as for submit.")
+@click.option("--cluster", metavar="NAME", help="Resume on another cluster, named as for submit.")
 @click.option(
     "--force",
     is_flag=True,
-    help="Resume even if it is unknown whether the run's old job still runs, or if the new one seems not to run there.",
+    help="Resume even if it is unknown whether the run's old job still runs, or if the new job does not seem to work there.",
 )
 @wait_option
 @session_option

@@ -49,7 +49,7 @@ _study = click.argument("study", metavar="STUDY")
     type=click.Choice(tuple(OBJECTIVES)),
     default="response_loss",
     show_default=True,
-    help="What is to be low, on a validation part of the training data.",
+    help="The figure to minimise, on a validation part of the training data.",
 )
 @click.option(
     "--sampler",
@@ -58,10 +58,14 @@ _study = click.argument("study", metavar="STUDY")
     show_default=True,
     help="How settings are drawn, by Optuna.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is drawn.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the settings that are drawn."
+)
 @click.option("--force", is_flag=True, help="Start even trials that seem not to fit on the cluster's GPU.")
 @click.option(
-    "--resume", metavar="STUDY", help="Go on with a study, from any machine; other options than --wait are its own."
+    "--resume",
+    metavar="STUDY",
+    help="Continue a study, from any machine. Only --wait applies; the other options are the ones it began with.",
 )
 @click.option("--wait", is_flag=True, help="Go on until the study has ended. Ctrl-C stops the waiting, not the jobs.")
 @session_option
@@ -84,16 +88,16 @@ def command(
     """Try settings that --set gives several values (lora.rank=8,16,32 or training.learning_rate=1e-4..1e-3:log) and find
     the best.
 
-    Each trial is a run. All train a ninth of the way; the best third of them goes on to a third of the way, and the best
-    third of these to the end, each from its checkpoint, exactly as if it had never stopped. Trials are compared on a
-    validation part of the training data; the best one alone is then evaluated on the evaluation set.
+    Each trial is a run. All train a ninth of the way; the best third of them continues to a third of the way, and the
+    best third of these to the end, each from its checkpoint, exactly as if it had never stopped. Trials are compared
+    on a validation part of the training data; the best one alone is then evaluated on the evaluation set.
 
-    Without --wait this starts what can be started now; --resume goes on. Nothing is lost if it is killed.
+    Without --wait this starts what can be started now; --resume continues. Nothing is lost if the command is killed.
     """
     if context.invoked_subcommand:
         return
     if bool(level) == bool(resume):
-        raise UsageError("name the level to search for with --level, or the study to go on with by --resume")
+        raise UsageError("name the level to search for with --level, or the study to continue with --resume")
     study = resume or _begin(
         session, _request(level or "", profile, overrides, trials, objective, sampler, seed), scheduler, force
     )

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="The address to listen on. If others can reach it, they can use the page.",
 )
-@click.option(
-    "--gguf", is_flag=True, help="Run the GGUF exports that the store has of the runs by llama.cpp, without torch."
-)
+@click.option("--gguf", is_flag=True, help="Use the runs' GGUF exports in the store with llama.cpp, without torch.")
 @session_option
 def command(runs: Sequence[str], levels: Sequence[str], port: int, host: str, gguf: bool, session: Session) -> None:
     """Try the models of complete runs side by side in a web browser, and look at the runs of the store.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @spec_options
 @cluster_option
 @click.option("--dry-run", is_flag=True, help="Check everything and print what would be submitted; start nothing.")
-@click.option("--force", is_flag=True, help="Submit even what seems not to fit or not to run there.")
+@click.option("--force", is_flag=True, help="Submit even runs that do not seem to fit the GPU or to work there.")
 @cross_evaluate_option
 @wait_option
 @json_option

@@ -43,7 +43,7 @@ COMMANDS = {
     "report": ("cefr_batch.cli.cmd_report", "Compare the levels."),
     "rate": ("cefr_batch.cli.cmd_rate", "Let people rate the models' sentences blindly."),
     "data": ("cefr_batch.cli.cmd_data", "Check, measure and build training data."),
-    "bench": ("cefr_batch.cli.cmd_bench", "Measure what this machine's GPU does with jobs."),
+    "bench": ("cefr_batch.cli.cmd_bench", "Measure jobs on this machine's GPU."),
     "run-job": ("cefr_batch.cli.cmd_run_job", "Carry out one run in this process (what submit starts)."),
 }
 

@@ -111,7 +111,7 @@ class DataSpec(StrictModel):
     def _names_of_a_source(self) -> DataSpec:
         named = [key for key in ("columns", "sheet") if getattr(self, key) is not None]
         if named and (self.source is None or self.source in STARTERS):
-            raise ValueError(f"data.{named[0]}: is of a file with sentence pairs, so it needs data.source; remove it")
+            raise ValueError(f"data.{named[0]}: describes a file of sentence pairs, so it needs data.source; remove it")
         return self
 
     @model_validator(mode="after")
@@ -143,7 +143,7 @@ class LoraSpec(StrictModel):
     def _all_or_some(self) -> LoraSpec:
         if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
             raise ValueError(
-                f"lora.target_modules: {ALL_LINEAR} are all modules already; name it alone, or leave it out"
+                f"lora.target_modules: {ALL_LINEAR} means all modules already; name it alone, or leave it out"
             )
         return self
 
@@ -255,7 +255,7 @@ class NotifySpec(StrictModel):
         if not (isinstance(value, (dict, NotifySpec)) and (isinstance(value, NotifySpec) or _is_notify(variable))):
             raise ValueError(
                 "notify: must name an environment variable that begins with CEFR_BATCH_NOTIFY, such as notify: "
-                "CEFR_BATCH_NOTIFY. Addresses hold credentials, so they stand in that variable and in no file: "
+                "CEFR_BATCH_NOTIFY. Addresses hold credentials, so put them in that variable and in no file: "
                 "export CEFR_BATCH_NOTIFY='mailtos://…'"
             )
         return value

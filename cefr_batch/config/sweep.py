@@ -63,7 +63,8 @@ class Range:
         """All its values. Raises ``ValueError`` for a range without an end of values, or with too many."""
         if self.log or not self.whole:
             raise ValueError(
-                f"'{self}' has any number of values; name those to run, as in {self.key}={self.low:g},{self.high:g}"
+                f"'{self}' stands for any number in a range; name the values to run, as in "
+                f"{self.key}={self.low:g},{self.high:g}"
             )
         if self.high - self.low >= MAX_SWEEP:
             raise ValueError(f"'{self}' must be a range with at least 1 and at most {MAX_SWEEP} values, as in 1..5")

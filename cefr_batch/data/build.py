@@ -87,7 +87,7 @@ def _samples_within_training(pool: Pool, spec: DataSpec) -> tuple[list[Sample], 
     """As ``_samples``, of what that leaves for training."""
     left = spec.examples - held_out_of(spec.examples, spec)
     if left < 2:
-        what = f"{spec.examples} examples leave {left} for training, of which no validation part can be split"
+        what = f"{spec.examples} examples leave {left} for training, too few to split off a validation part"
         raise DataError([Problem(f"data.source {spec.source}", f"{what}; raise data.examples")])
     if spec.split_by == "example":
         samples, _ = _samples(pool, spec)

@@ -84,7 +84,7 @@ def load_validation(spec: DataSpec, level: Level, dataset: Dataset) -> Dataset:
     random.Random(spec.seed).shuffle(mixed)  # noqa: S311 (no secret)
     held_out = held_out_of(len(mixed), spec)
     if held_out < 1:
-        what = "has one example, of which no validation part can be split; add examples"
+        what = "has one example, so no validation part can be split off; add examples"
         raise DataError([Problem(f"data.train {spec.train}", what)])
     return Dataset(tuple(mixed[held_out:]), tuple(mixed[:held_out]))
 

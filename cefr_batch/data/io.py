@@ -218,7 +218,9 @@ def _records(file: DataFile, wanted: _Wanted) -> Iterator[tuple[int, Any]]:
     if not text.strip():
         raise _UnreadableError("is empty")
     if wanted.layout.sheet is not None:
-        raise _UnreadableError(f"has no sheets, so there is none called {wanted.layout.sheet!r}; remove that")
+        raise _UnreadableError(
+            f"has no sheets, so there is none called {wanted.layout.sheet!r}; remove the setting sheet"
+        )
     if kind_of_file in _TABLES:
         return _table_records(file, text, wanted)
     if kind_of_file not in (".json", *_JSONL):

@@ -102,8 +102,8 @@ def make_gguf(source: ExportSource, type_: GgufType, folder: Path, *, verify: bo
     converter = converter_version()
     if not (source.merged / CHAT_TEMPLATE).is_file():
         raise ExportError(
-            f"the merged model of {source.run} has no {CHAT_TEMPLATE}, which says how it is asked: an earlier version wrote "
-            "it; train the level again"
+            f"the merged model of {source.run} has no {CHAT_TEMPLATE}, which says how to prompt it: an earlier version "
+            f"wrote it; train the level again"
         )
     gguf = folder / f"{source.run}-{type_}.gguf"
     if there is None:

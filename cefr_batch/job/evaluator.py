@@ -70,7 +70,8 @@ class Evaluator:
         )
         self._child = StageRunner(self._work, gpus)
         self._signals = StopSignals(self._child.terminate)
-        stores = f"`cefr-batch evaluate {run} --on …`, as before, stores it if its job has this folder, else repeats it"
+        again = f"the same `cefr-batch evaluate {run} --on …` as before"
+        stores = f"{again} stores it if its job has this folder, else repeats it"
         self._retry = StoreRetry(self._work.root, lambda: self._signals.requested, stores)
         self._stored: set[str] = set()
         self._logs = GrowingFiles(store, run, self._work)

@@ -63,9 +63,7 @@ class Notices:
         if state == "FAILED":
             self._tell("failed", f"failed-after-{before}", attempt, lambda: [reason, f"cefr-batch logs {self._run}"])
         elif attempt - before >= self._settings.preemptions:
-            loop = (
-                f"stopped {attempt - before} times since it was submitted; its scheduler starts it again, if it does so"
-            )
+            loop = f"stopped {attempt - before} times since it was submitted; its scheduler may start it again"
             self._tell("preempted", f"preempted-after-{before}", attempt, lambda: [loop, reason])
 
     def _tell(self, event: Event, name: str, attempt: int | None, lines: Any) -> None:

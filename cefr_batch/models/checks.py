@@ -55,7 +55,7 @@ def module_problems(config: Mapping[str, Any], weights: Weights | None, modules:
     known = linear_modules(config, weights)
     unknown = sorted(set(modules) - set(known))
     if ALL_LINEAR in modules and not known:
-        return [f"{ALL_LINEAR}: the model's modules are not known, since its hub cannot be asked; name the modules"]
+        return [f"{ALL_LINEAR}: the model's modules are not known, since the hub cannot be reached; name the modules"]
     if not unknown or not known:
         return []
     return [

@@ -51,7 +51,7 @@ def described_weights(model: ModelSpec) -> Weights | None:
             f"model {model.name} has no safetensors weights on the hub; choose another model, or convert it first"
         ) from exc
     except Exception as exc:
-        log.debug("the weights of %s on the hub were not looked at: %s", model.name, exc)
+        log.debug("the weights of %s on the hub were not checked: %s", model.name, exc)
         return None
 
 

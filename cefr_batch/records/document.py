@@ -86,7 +86,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {_short(repr(twice))} stands there more than once")
+        raise ValueError(f"the key {_short(repr(twice))} occurs more than once")
     return found
 
 

@@ -138,8 +138,8 @@ class ExportResult(Part):
 
 
 class CheckRequest(StoredRecord):
-    """What the process is asked that runs an exported file. ``dataset``: a folder, of whose evaluation side the first
-    ``examples`` are used."""
+    """What the process that runs an exported file is asked. ``dataset``: a folder; the first ``examples`` of its
+    evaluation side are used."""
 
     gguf: str
     merged: str
@@ -151,8 +151,8 @@ class CheckRequest(StoredRecord):
 
 
 class CheckAnswer(StoredRecord):
-    """What it answers. ``check``: None where llama.cpp cannot be used here (``not_verified``) or refuses the file
-    (``refused``)."""
+    """The answer to a ``CheckRequest``. ``check``: None where llama.cpp cannot be used here (``not_verified``) or
+    refuses the file (``refused``)."""
 
     check: ExportCheck | None = None
     not_verified: str = ""

@@ -109,7 +109,8 @@ class Reduction(Part):
 
 
 class Reductions(Part):
-    """By part as in ``Losses``. Without ``seen`` or ``unseen``, a model has no such tokens, or an earlier version ran."""
+    """By part as in ``Losses``. ``seen`` or ``unseen`` is absent if there are no such tokens, or if an earlier version
+    ran."""
 
     full: Reduction
     response: Reduction

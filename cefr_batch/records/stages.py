@@ -38,7 +38,7 @@ class StageRecord(StoredRecord, Generic[Result]):
 
 
 class DatasetFigures(Part):
-    """What the run trains and is evaluated on."""
+    """What the run is trained and evaluated on."""
 
     train_examples: Count
     eval_examples: Count
@@ -56,10 +56,10 @@ class EvaluationSize(Part):
 
 
 class Leakage(Part):
-    """How many percent of the evaluation side's sentences and words, as listed there, stand in the training side too.
+    """Which percentages of the evaluation side's sentences and words, as listed there, occur in the training side too.
 
     Sentences are compared word for word (the output's numbered lines without their numbers), words without case.
-    ``near_sentences_percent``: the sentences that stand there word for word or nearly so (``data.near_duplicates``); None:
+    ``near_sentences_percent``: the sentences that occur there word for word or nearly so (``data.near_duplicates``); None:
     by a version that did not look.
     """
 
@@ -137,8 +137,8 @@ class MergeCheck(Part):
     """The loss of the same examples with the adapter, and of the merged model: before its weights were rounded to ``dtype``
     (``exact_loss``), and after, as loaded again. None: by a version that did not measure it.
 
-    ``tried``: by how much rounding changes an example's loss, up or down, in nats a token, by each type that came into
-    question; ``overflow``: what fp16 could not hold.
+    ``tried``: by how much rounding changes an example's loss, up or down, in nats a token, for each type that was
+    tried; ``overflow``: what fp16 could not hold.
     """
 
     adapter_loss: float

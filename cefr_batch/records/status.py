@@ -9,7 +9,8 @@ from cefr_batch.records.timestamps import Timestamp
 
 
 class Progress(StoredRecord):
-    """How far a stage is; also ``control/progress.json``, by which a stage's process tells the job. None: not known."""
+    """How far a stage is; also ``control/progress.json``, through which a stage's process reports to the job. None:
+    not known."""
 
     stage: str
     step: Count | None = None

@@ -19,9 +19,9 @@ Sampler = Literal["tpe", "random"]
 class StudyRecord(StoredRecord):
     """``study.json``: what was asked. ``settings``: those that all trials share; ``space``: those that are searched, as
     ``--set`` takes them. ``steps``: the rungs, steps of training after which trials are compared; its end is the last.
-    ``reduction``: of so many trials one goes on at each rung, which is so many times as far as the one before. ``dataset``:
-    what trials train on and are compared by, both from the training side; ``evaluation_dataset``: the evaluation side,
-    which the best trial alone is evaluated on."""
+    ``reduction``: at each rung, one of so many trials continues, and each rung is so many times as far as the one
+    before. ``dataset``: what trials train on and are compared by, both from the training side; ``evaluation_dataset``:
+    the evaluation side, which the best trial alone is evaluated on."""
 
     study: str
     level: str

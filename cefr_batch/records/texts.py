@@ -50,7 +50,7 @@ class GenerationRecord(StoredRecord):
 class Quality(Part):
     """Figures over all answers of a model in one mode; None where there is nothing to count.
 
-    ``copied_percent``: of the sentences, those that stand word for word in the training data. ``duplicate_percent``: those
+    ``copied_percent``: of the sentences, those that occur word for word in the training data. ``duplicate_percent``: those
     that equal an earlier one. ``at_or_below_level_percent``: of the running words whose level is known.
     ``readability_grade``: the Automated Readability Index, a US school grade.
 
@@ -86,7 +86,7 @@ class QualityByMode(Part):
 
 
 class GenerationFigures(Part):
-    """Of both models; of the untrained one also as it answers when it is asked in other ways, as far as that was done."""
+    """Figures of both models, and of the untrained one also when it is asked in other ways, if it was."""
 
     baseline: QualityByMode
     tuned: QualityByMode

@@ -75,7 +75,7 @@ class EvaluationFacts(Facts):
     @property
     @override
     def next_step(self) -> str:
-        return f"`cefr-batch evaluate {self.run} --on …`, as before, does the rest"
+        return f"the same `cefr-batch evaluate {self.run} --on …` as before does the rest"
 
 
 def evaluation_states(

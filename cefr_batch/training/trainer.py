@@ -33,7 +33,7 @@ def import_backend(backend: str) -> None:
             import unsloth  # noqa: F401
         except Exception as exc:  # it raises various types when the machine does not suit it
             raise ModelError(
-                f"Unsloth cannot be used here ({exc}); set backend=peft or install it (see README)"
+                f"Unsloth cannot be used here ({exc}); set backend=peft or install it (see docs/unsloth.md)"
             ) from exc
 
 

@@ -118,7 +118,7 @@ def test_the_batch_that_is_to_run_out_of_memory_is_one_that_the_plan_refuses(tin
 def test_cases_are_chosen_by_name() -> None:
     assert chosen([]) == list(CASES)
     assert [case.name for case in chosen(["large-peft", REFERENCE])] == [REFERENCE, "large-peft"]
-    with pytest.raises(UsageError, match=f"no case huge; choose of {REFERENCE}"):
+    with pytest.raises(UsageError, match=f"no case huge; choose from {REFERENCE}"):
         chosen(["huge"])
     names = [case.name for case in CASES]
     assert all(names.index(case.same_as) < names.index(case.name) for case in CASES if case.same_as)

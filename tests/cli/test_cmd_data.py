@@ -109,7 +109,7 @@ def test_stats_gives_the_published_table(tiny_model: Path, capsys: pytest.Captur
     assert first.split()[:5] == [str(train), "1,800", "806", "18,000", "3,999"]
     assert second.split()[:5] == [str(evaluation), "200", "728", "2,000", "1,587"]
     assert first.endswith(" tokens")
-    assert leakage.startswith("Leakage: 99.0 % of the evaluation sentences stand word for word in the training data")
+    assert leakage.startswith("Leakage: 99.0 % of the evaluation sentences occur word for word in the training data")
 
 
 def test_stats_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ def test_it_says_where_it_is_how_it_was_verified_and_what_is_next(
     assert first.endswith(f", in {store.url}/runs/{run}/exports/gguf-f16")
     assert verdict == (
         "  verified with llama.cpp (llama-cpp-python 0.3.36) on 20 examples: 20 prompts equal, 19 greedy texts equal and 1 "
-        "but for a tie, loss 1.0000 (merged model 1.0000)"
+        "except for a tie, loss 1.0000 (merged model 1.0000)"
     )
     assert following == [
         f"  cefr-batch pull {run} --only exports",

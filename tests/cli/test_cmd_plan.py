@@ -195,7 +195,7 @@ def test_a_plan_of_several_values_is_of_every_run(tiny_model: Path, capsys: pyte
     many = [*common, "--set", "training.max_length=2048", "--set", "lora.rank=8..11", "--set", "training.seed=1,2"]
     assert main(many) == 0
     out = capsys.readouterr().out
-    assert out.endswith("8 runs in all; the table shows those with lora.rank=8, training.seed=1, --json all.\n")
+    assert out.endswith("8 runs in all; the table shows those with lora.rank=8, training.seed=1, --json shows all.\n")
     assert main([*many, "--json"]) == 0
     plans = json.loads(capsys.readouterr().out)["plans"]
     assert [one["varied"] for one in plans][:3] == [
@@ -204,4 +204,4 @@ def test_a_plan_of_several_values_is_of_every_run(tiny_model: Path, capsys: pyte
         ["lora.rank=9", "training.seed=1"],
     ]
     assert main([*common, "--set", "training.learning_rate=1e-4..1e-3:log"]) == 2
-    assert "has any number of values; name those to run" in capsys.readouterr().err
+    assert "stands for any number in a range; name the values to run" in capsys.readouterr().err

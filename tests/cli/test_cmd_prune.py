@@ -185,7 +185,7 @@ def test_runs_that_were_never_started_go_by_a_rule_of_their_own_and_cancel_says_
         filled.put_json(layout.run_key(names[key], layout.SPEC), record)
     filled.put_json(layout.run_key(names["started"], layout.STATUS), status(names["started"], "RUNNING"))
     assert (
-        "never started, so nothing is to stop; cefr-batch prune tiny-b2-peft-v1"
+        "never started, so there is nothing to stop; cefr-batch prune tiny-b2-peft-v1"
         in cefr_batch("cancel", names["old"]).out
     )
     before = all_runs(filled)

@@ -25,7 +25,7 @@ from cefr_batch.store.local import LocalStore
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name the level to search for with --level, or the study to go on with by --resume"),
+        ([], "name the level to search for with --level, or the study to continue with --resume"),
         (["--level", "B1", "--resume", "x-s1"], "name the level to search for with --level, or the study"),
         (["--level", "A1,B1"], "a study searches for one level; start one study for each"),
         (["--level", "B1", "--set", "lora.rank=8"], "there is nothing to search: give a setting several values"),

@@ -255,7 +255,7 @@ def test_the_columns_and_the_sheet_of_a_source_go_with_it(tmp_path: Path, monkey
     assert layout_of(load_spec("B1", overrides=["data.columns.word=Wort"]).data).columns["word"] == "Wort"
     other = load_spec("B1", overrides=["data.source=starter"]).data
     assert (other.columns, other.sheet) == (None, None)
-    with pytest.raises(SpecError, match=r"data\.sheet: is of a file with sentence pairs"):
+    with pytest.raises(SpecError, match=r"data\.sheet: describes a file of sentence pairs"):
         load_spec("B1", overrides=["data.source=starter", "data.sheet=x"])
     with pytest.raises(SpecError, match=r"data\.columns\.words: unknown key"):
         load_spec("B1", overrides=["data.columns.words=x"])

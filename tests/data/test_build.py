@@ -417,5 +417,5 @@ def test_a_validation_part_of_ready_files_is_a_share_of_their_training_examples(
     found = load_validation(spec, Level.B1, data)
     assert set(found.train) | set(found.eval) == set(data.train)
     assert len(found.eval) == 2
-    with pytest.raises(DataError, match="has one example, of which no validation part can be split"):
+    with pytest.raises(DataError, match="has one example, so no validation part can be split off"):
         load_validation(spec, Level.B1, Dataset(examples[:1], examples[1:]))

@@ -240,7 +240,7 @@ def assert_nothing_runs(store: Store) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({}, r"its host key is another than before, so nothing was sent"),
+        ({}, r"its host key has changed, so nothing was sent"),
         ({"UserKnownHostsFile": "/dev/null"}, r"this machine does not know its host key; log in once with `ssh login`"),
         (
             {"IdentityFile": "/dev/null"},

@@ -84,7 +84,7 @@ def test_two_steps_never_fail_by_rounding(run: StageContext, tmp_path: Path, cap
     assert auto.exact_loss == pytest.approx(auto.adapter_loss, abs=1e-5)
     assert list(auto.tried) == ["float16", "bfloat16"]
     assert auto.dtype == min(auto.tried, key=lambda name: auto.tried[name]) == "float16"
-    assert "the merged model is in float16; rounding changes an example's loss a token by" in caplog.text
+    assert "the merged model is in float16; rounding changes an example's loss per token by" in caplog.text
     assert auto.overflow is None
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         context = with_settings(run, tmp_path / name, merged_dtype=name)

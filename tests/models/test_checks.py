@@ -157,7 +157,7 @@ def test_target_modules_that_the_model_lacks_are_named_with_those_that_it_has(fo
 def test_all_linear_needs_a_model_whose_modules_are_known() -> None:
     config = {"model_type": "gpt_neox"}
     assert module_problems(config, None, ["all-linear"]) == [
-        "all-linear: the model's modules are not known, since its hub cannot be asked; name the modules"
+        "all-linear: the model's modules are not known, since the hub cannot be reached; name the modules"
     ]
     assert module_problems(config, None, ["query_key_value"]) == []
     weights = {

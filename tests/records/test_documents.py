@@ -88,7 +88,7 @@ def test_damage_is_an_error_that_names_the_object(kind: type[StoredRecord], data
 @pytest.mark.parametrize("twice", ['"attempt": 2, "attempt": 3', '"x": {"y": 1, "z": 2, "y": 1}'])
 def test_a_key_that_stands_there_twice_is_refused(twice: str) -> None:
     """Readers differ in which of the two they take."""
-    with pytest.raises(Damaged, match=r"the key '(attempt|y)' stands there more than once"):
+    with pytest.raises(Damaged, match=r"the key '(attempt|y)' occurs more than once"):
         parse(Attempt, (json.dumps(ATTEMPT)[:-1] + f", {twice}}}").encode(), WHERE)
 
 

@@ -228,9 +228,9 @@ CASES: dict[str, tuple[State | None, Callable[[], Status] | None, bool, State, s
     "queued": (State.PENDING, None, False, State.PENDING, "starting"),
     "computing": (State.RUNNING, lambda: said("RUNNING"), False, State.RUNNING, ""),
     "failed": (State.FAILED, lambda: said("FAILED", message="no adapter"), False, State.FAILED, "no adapter"),
-    "died": (State.FAILED, None, False, State.FAILED, "as before, does the rest"),
+    "died": (State.FAILED, None, False, State.FAILED, "as before does the rest"),
     "ended without results": (State.SUCCEEDED, lambda: said("RUNNING"), False, State.FAILED, "at tuned on A1"),
-    "cancelled": (State.CANCELLED, None, True, State.CANCELLED, "as before, does the rest"),
+    "cancelled": (State.CANCELLED, None, True, State.CANCELLED, "as before does the rest"),
     "nobody knows, heartbeat": (None, lambda: said("RUNNING"), False, State.RUNNING, "on node"),
     "nobody knows": (None, lambda: said("RUNNING", minutes_ago=30), False, State.UNKNOWN, "30 minutes old"),
 }

@@ -506,7 +506,7 @@ def test_what_the_cluster_changes_is_a_warning(api: Api, site: Callable[..., Kub
 
 
 QUEUES: dict[str, tuple[bool, dict[str, object] | None, str]] = {
-    "no Kueue": (False, None, "queue: the cluster has no Kueue, which 'gpus' would be a queue of"),
+    "no Kueue": (False, None, "queue: 'gpus' would be a queue of Kueue, which the cluster does not have"),
     "no such queue": (True, None, "queue: the namespace team has no LocalQueue gpus; `kubectl get localqueues"),
     "stopped": (
         True,

@@ -205,7 +205,7 @@ def test_what_is_sent_in_part_is_not_kept(there: Path, tmp_path: Path) -> None:
 
 REFUSALS = {
     "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.": (
-        r"its host key is another than before, so nothing was sent\. .*`ssh-keygen -R login\.example\.org`"
+        r"its host key has changed, so nothing was sent\. .*`ssh-keygen -R login\.example\.org`"
     ),
     "No ED25519 host key is known for x and you have requested strict checking.\nHost key verification failed.": (
         rf"does not know its host key; log in once with `ssh {HOST}`"

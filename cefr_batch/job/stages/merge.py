@@ -149,7 +149,7 @@ def _name(dtype: torch.dtype) -> str:
 def _tell(check: MergeCheck, wanted: str) -> None:
     """Log which type was taken and why, and warn of what it costs."""
     tried = ", ".join(f"{change:.2g} by {name}" for name, change in check.tried.items())
-    log.info("the merged model is in %s; rounding changes an example's loss a token by %s", check.dtype, tried)
+    log.info("the merged model is in %s; rounding changes an example's loss per token by %s", check.dtype, tried)
     if check.overflow:
         what = "some weights" if check.overflow == "weights" else "what the model computes"
         taken = "so it is not taken" if check.dtype != "float16" else "so run it in bf16 or fp32"

@@ -151,7 +151,8 @@ class _SiteChecks:
         where = f"{self.site_file}: queue"
         if not self.cluster.kueue:
             return (
-                f"{where}: the cluster has no Kueue, which {name!r} would be a queue of; install it, or set queue: null"
+                f"{where}: {name!r} would be a queue of Kueue, which the cluster does not have; install it, or set "
+                "queue: null"
             )
         found = self.cluster.queue(self.namespace, name)
         if found is None:

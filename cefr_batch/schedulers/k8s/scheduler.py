@@ -339,7 +339,7 @@ def _delete_pod(cluster: Cluster, namespace: str, pod: Object) -> None:
     except ApiError as exc:
         by_hand = f"kubectl delete pod {name} --namespace {namespace} --grace-period=0 --force"
         raise SchedulerError(f"the pod {name} cannot be deleted: {exc}; somebody who may do it can: {by_hand}") from exc
-    log.warning("the pod %s was deleted, of which its node does not say whether it runs", name)
+    log.warning("the pod %s was deleted, although its node does not say whether it still runs", name)
 
 
 class _BeingDeleted(SchedulerError):

@@ -144,7 +144,8 @@ class LocalScheduler(Scheduler[tuple[LocalRequest, ...]]):
 def _packages(backend: str) -> Check:
     missing = [name for name in training_packages(backend) if find_spec(name) is None]
     problem = (
-        f"{sys.executable} has no {', '.join(missing)}, which training with {backend} needs; install it there (see README) "
+        f"{sys.executable} has no {', '.join(missing)}, which training with {backend} needs; install it there "
+        "(see docs/unsloth.md) "
         "or choose another backend with --set backend=peft or unsloth"
     )
     return Check(f"packages for {backend}", problem if missing else "")

@@ -58,7 +58,7 @@ _CLEAN = (
 # What ssh says when there is no connection, and what that means. {said}: its last line.
 _NO_CONNECTION = {
     r"IDENTIFICATION HAS CHANGED": (
-        "its host key is another than before, so nothing was sent. Ask its administrators whether they changed it; if they "
+        "its host key has changed, so nothing was sent. Ask its administrators whether they changed it; if they "
         "did, `ssh-keygen -R {name}` forgets the old one, and `ssh {host}` shows the new one"
     ),
     r"Host key verification failed|No .* host key is known": (

@@ -93,7 +93,9 @@ def _name_after_jobs(slurm: Slurm, written: Sequence[Path], files: Sequence[Path
                 slurm.machine.remove(files)
                 raise SchedulerError(f"{exc}; {done}") from exc
             if not again:
-                log.warning("the job was submitted, but may fail in a minute: %s; `cefr-batch status` tells", exc)
+                log.warning(
+                    "the job was submitted, but may fail in a minute: %s; `cefr-batch status` shows whether it did", exc
+                )
 
 
 def _pickled(job: SlurmJob, site: SlurmSite) -> bytes:
