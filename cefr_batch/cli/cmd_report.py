@@ -56,8 +56,8 @@ def _formats(_context: click.Context, _parameter: click.Parameter, value: str | 
     type=click.IntRange(min=0),
     default=0,
     metavar="SECONDS",
-    help="First wait until the named runs have ended, by what their schedulers say. If a scheduler cannot be asked, the store "
-    "decides, and the wait is at most this long after each run has started.",
+    help="First wait until the named runs have ended, by what their schedulers say. If a scheduler cannot be asked, the "
+    "store decides, and the wait is at most this long after each run has started.",
 )
 @click.option(
     "--queued",
