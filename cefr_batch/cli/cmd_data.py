@@ -195,7 +195,7 @@ def _show(rows: dict[str, Stats], leak: Leakage | None, levels: Sequence[float |
         click.echo(
             f"Leakage: {leak.sentences_percent:.1f} % of the evaluation sentences occur word for word in the training "
             f"data, {leak.near_sentences_percent or 0:.1f} % word for word or nearly so, and {leak.words_percent:.1f} % of "
-            "the evaluation words are there"
+            "the evaluation words occur in it"
         )
 
 

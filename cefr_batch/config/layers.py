@@ -119,6 +119,9 @@ class Layers(Generic[M]):
     def add_override(self, text: str) -> None:
         """Read a ``KEY=VALUE``."""
         key, equals, value = text.partition("=")
+        if not equals and _KEY.fullmatch(text):
+            self.problems.append(Problem("--set", f"{_shown(text)} has no value; {_EXAMPLE}"))
+            return
         if not equals or not _KEY.fullmatch(key):
             self.problems.append(Problem("--set", f"{_shown(text)} is not a setting; {_EXAMPLE}"))
             return

@@ -63,7 +63,7 @@ class Range:
         """All its values. Raises ``ValueError`` for a range without an end of values, or with too many."""
         if self.log or not self.whole:
             raise ValueError(
-                f"'{self}' stands for any number in a range; name the values to run, as in "
+                f"'{self}' stands for any number in a range, which only `search` can use; name the values to run, as in "
                 f"{self.key}={self.low:g},{self.high:g}"
             )
         if self.high - self.low >= MAX_SWEEP:

@@ -248,7 +248,9 @@ def _read_bytes(path: Path) -> bytes:
     except OSError as exc:
         raise _UnreadableError(f"cannot be read: {exc.strerror or exc}") from exc
     except ValueError as exc:
-        raise _UnreadableError("cannot be a file's name: it has a null byte") from exc
+        raise _UnreadableError(
+            "cannot be a file's name: it contains an invisible character (a null byte); type it again"
+        ) from exc
 
 
 def _sheet_records(file: DataFile, data: bytes, wanted: _Wanted) -> Iterator[tuple[int, dict[str, str]]]:

@@ -98,4 +98,7 @@ def _added(path: Path) -> Iterator[tuple[str, bool]]:
             if token["content"]:
                 yield token["content"], bool(token["special"])
     except (OSError, ValueError, LookupError, TypeError) as exc:
-        raise ModelError(f"{path} is not a tokenizer that can be read: {exc}") from exc
+        raise ModelError(
+            f"{path} is not a tokenizer that can be read ({type(exc).__name__}: {exc}); copy the model's folder "
+            "again, or choose another model"
+        ) from exc

@@ -40,7 +40,7 @@ def resume_runs(
     """
     states = run_states(store, runs)
     submitted = {state.run: _cluster(store, state.run) for state in states}
-    problems = [Problem(s.run, why) for s in states if (why := _refusal(s, submitted[s.run], force))]
+    problems = [Problem(s.run, why) for s in states if (why := _refusal(s, submitted[s.run], cluster, force))]
     if problems:
         raise NotReady(dict.fromkeys(problems), exit_code=1)
     find = cache(get_scheduler)
@@ -82,12 +82,15 @@ def _cluster(store: Store, run: str) -> str | None:
     return submission.cluster if submission else None
 
 
-def _refusal(state: RunState, cluster: str | None, force: bool) -> str:
-    """Why the run cannot be resumed; empty if it can. ``cluster``: where it was submitted, if it was."""
+def _refusal(state: RunState, cluster: str | None, chosen: Scheduler[Any] | None, force: bool) -> str:
+    """Why the run cannot be resumed; empty if it can. ``cluster``: where it was submitted, if it was; ``chosen``: where it
+    is to start."""
     if state.state is State.SUCCEEDED:
         return "is complete, there is nothing to resume"
     if state.state in (State.PENDING, State.RUNNING):
         return f"is {state.state} already; `cefr-batch logs -f {state.run}` shows its log"
+    if state.never_started and chosen is None:
+        return "was never submitted, so it is not known where to start it: add --cluster NAME (local: this machine)"
     if cluster is None and state.attempt and not force:
         there = "start its job again where it ran (on Kubernetes: kubectl delete job, then apply)"
         elsewhere = f"`cefr-batch resume {state.run} --force --cluster NAME` starts it on another cluster"

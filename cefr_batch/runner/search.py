@@ -189,8 +189,11 @@ class _Controller:
             return state
         ended = [run for run in runs if run.state is State.CANCELLED or _never_began(run)]
         reasons = [f"{run.run}: {run.state}: {run.reason}" for run in ended]
-        again = f"`cefr-batch search --resume {self.record.study} --wait` goes on with them"
-        return replace(state, stopped="\n".join([*reasons, again])) if ended else state
+        return replace(state, stopped="\n".join([*reasons, f"{self._again} continues them"])) if ended else state
+
+    @property
+    def _again(self) -> str:
+        return f"`cefr-batch search --resume {self.record.study} --wait`"
 
     def _finish(self) -> StudyState:
         """Have the best trial evaluated on the evaluation set: once, and no other trial."""
@@ -200,7 +203,8 @@ class _Controller:
         run = state.best.run_name
         (before,) = evaluation_states(self.store, [run], self.find_scheduler)
         if before.state.finished and before.state is not State.SUCCEEDED and not self.again:
-            return replace(state, stopped=f"the best trial was not evaluated on the evaluation set: {before.reason}")
+            why = f"the best trial was not evaluated on the evaluation set: {before.reason}"
+            return replace(state, stopped=f"{why}; {self._again} tries it again")
         if before.state not in _ACTIVE:
             self._evaluate(run, recorded_spec(self._trial(state.best.trial).settings, run))
         (after,) = evaluation_states(self.store, [run], self.find_scheduler)

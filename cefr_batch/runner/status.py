@@ -92,6 +92,8 @@ class Facts:
     @property
     def next_step(self) -> str:
         """How to continue, for the end of a reason."""
+        if self.submission is None and self.status is None:
+            return f"`cefr-batch resume {self.run} --cluster NAME` starts it"
         does = "resumes it from the last checkpoint" if self.status else "starts it"
         return f"`cefr-batch resume {self.run}` {does}"
 

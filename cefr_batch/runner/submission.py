@@ -162,7 +162,7 @@ def start_with_report(
     except BaseException as exc:
         raise JobsMayRun(
             f"interrupted while {', '.join(runs)} were being started (--cluster {scheduler.name}), so their jobs may be "
-            "running; look there, and stop those that should not run. Their run names stay reserved"
+            f"running; look there ({scheduler.by_hand}). When none of them is there any more, {_afterwards(scheduler, runs)}"
         ) from exc
     user = _user()
     submissions = [
@@ -185,10 +185,9 @@ def start_with_report(
     except BaseException as exc:
         _stop(store, scheduler, [job_of(one) for one in submissions], exc)
         log.warning(
-            "the jobs that were just started were told to stop, since they could not be recorded (%s); their runs stay "
-            "in the store: `cefr-batch resume %s` starts them again",
+            "the jobs that were just started were told to stop, since they could not be recorded (%s); %s",
             _reason(exc),
-            " ".join(runs),
+            _afterwards(scheduler, runs),
         )
         raise
     finally:
@@ -203,8 +202,15 @@ def _stop(store: Store, scheduler: Scheduler[Any], jobs: Sequence[Job], why: Bas
         handles = ", ".join(f"{job.run} ({job.handle})" for job in jobs)
         raise JobsMayRun(
             f"jobs were started, but could be neither recorded ({_reason(why)}) nor stopped ({_reason(exc)}), and may "
-            f"still run: {handles}. Stop them yourself, by these job ids. Their run names stay reserved"
+            f"still run: {handles}. Stop them yourself, by these job ids ({scheduler.by_hand}); then "
+            f"{_afterwards(scheduler, [job.run for job in jobs])}"
         ) from why
+
+
+def _afterwards(scheduler: Scheduler[Any], runs: Sequence[str]) -> str:
+    names = " ".join(runs)
+    starts = f"`cefr-batch resume {names} --cluster {scheduler.name}` starts the runs again"
+    return f"{starts}, and `cefr-batch prune {names}` removes them"
 
 
 def _reason(exc: BaseException) -> str:

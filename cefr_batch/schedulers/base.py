@@ -179,6 +179,7 @@ class Scheduler(ABC, Generic[R]):
     """
 
     scheme: str  # of its handles, as in local://host/pid
+    by_hand: str = "`ps`, `kill PID`"  # how a user sees and stops its jobs without this program
     reports: bool = False  # whether it can write a report after the jobs of a group
     requeues: bool = False  # whether it may start a job again that stopped after a checkpoint
     retries: bool = False  # whether it may start a job again that failed

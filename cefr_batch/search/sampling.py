@@ -83,7 +83,10 @@ def _untried(space: Sequence[Choice], taken: Collection[tuple[str, ...]], number
         listed = [choice.overrides if isinstance(choice, Values) else _all_values(choice) for choice in space]
         if left := [one for one in product(*listed) if one not in taken]:
             return left[number % len(left)]
-    raise CefrBatchError(f"{_DRAWS} draws found no settings that had not been tried; search with fewer trials")
+    raise CefrBatchError(
+        f"{_DRAWS} draws gave only settings that were tried already; begin a new search with fewer --trials, or with more "
+        "values or wider ranges in --set"
+    )
 
 
 def _all_values(choice: Range) -> list[str]:

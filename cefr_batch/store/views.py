@@ -128,4 +128,6 @@ class PinnedStore(CheckedStore):
 
     @override
     def _unnamed(self, key: str, start: int, stop: int | None) -> bytes:
-        raise NotFound(f"{self.locate(key)} is not among the objects that {self._named_by} names")
+        raise NotFound(
+            f"{self.locate(key)} is not among the objects that {self._named_by} names, so it cannot be checked"
+        )

@@ -90,7 +90,7 @@ KINDS = [
     setting("lora.dropout=null", "lora.dropout", "a number"),
     setting("model.alias=My Model", "model.alias", "lower-case"),
     setting("data.train=train.json", "data", "eval missing"),
-    setting("training.epochs", "is not a setting; write it as KEY=VALUE, for example training.epochs=2"),
+    setting("training.epochs", "'training.epochs' has no value; write it as KEY=VALUE, for example training.epochs=2"),
     setting("training.seed=[1", "training.seed", "not valid YAML"),
     setting("training.seed=2026-13-45", "training.seed", "is not a valid timestamp"),
     setting("training.max_steps=999999999999", "training.max_steps", "10000000"),

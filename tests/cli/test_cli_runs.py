@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("stand_in_jobs")
 
 Run = Callable[..., Any]
 Claimed = Callable[[str], str]
+HERE = ("--cluster", "local")  # of runs that were never submitted
 
 
 def state(store: LocalStore, run: str) -> str:
@@ -110,7 +111,7 @@ def test_status_and_list_show_every_run_and_json_is_one_document(
     cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path
 ) -> None:
     waiting, running = claimed("A1"), claimed("B1")
-    assert cefr_batch("resume", running).code == 0
+    assert cefr_batch("resume", *HERE, running).code == 0
     until(has_state(store, running, "RUNNING"))
     for command in ("status", "list"):
         result = cefr_batch(command)
@@ -124,7 +125,7 @@ def test_status_and_list_show_every_run_and_json_is_one_document(
         assert document[running]["state"] == "RUNNING"
         assert (document[running]["step"], document[running]["steps"]) == (3, 12)
         assert document[waiting]["state"] == "UNKNOWN"
-    assert f"`cefr-batch resume {waiting}` starts it" in cefr_batch("status").out
+    assert f"`cefr-batch resume {waiting} --cluster NAME` starts it" in cefr_batch("status").out
 
 
 def test_a_table_that_is_piped_is_not_wrapped_cut_or_drawn(
@@ -161,7 +162,7 @@ def test_status_watch_ends_when_all_are_finished(
 ) -> None:
     run = claimed("A1")
     (folder / f"{run}.fail").touch()
-    cefr_batch("resume", run)
+    cefr_batch("resume", *HERE, run)
     result = cefr_batch("status", run, "--watch")
     assert result.code == 1
     assert f"{run}: FAILED, stage train, step 3/12, loss 1.250" in result.out
@@ -211,7 +212,7 @@ def test_logs_follow_prints_everything_once_until_the_run_is_finished(
     cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path
 ) -> None:
     run = claimed("A1")
-    follower = _command("resume", run, store=store)
+    follower = _command("resume", *HERE, run, store=store)
     assert follower.wait(20) == 0
     follower = _command("logs", "-f", run, store=store)
     until(lambda: started(folder) == [run])
@@ -225,7 +226,7 @@ def test_logs_follow_prints_everything_once_until_the_run_is_finished(
 
 def test_logs_follow_ends_quietly_on_ctrl_c(claimed: Claimed, store: LocalStore, folder: Path, cefr_batch: Run) -> None:
     run = claimed("A1")
-    cefr_batch("resume", run)
+    cefr_batch("resume", *HERE, run)
     follower = _command("logs", "-f", run, store=store)
     assert follower.stdout
     assert follower.stdout.readline() == "attempt 1 begins\n"
@@ -240,7 +241,7 @@ def test_logs_follow_ends_quietly_on_ctrl_c(claimed: Claimed, store: LocalStore,
 
 def test_cancel_then_resume_then_finish(cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path) -> None:
     run = claimed("A1")
-    assert cefr_batch("resume", run).code == 0
+    assert cefr_batch("resume", *HERE, run).code == 0
     until(has_state(store, run, "RUNNING"))
     result = cefr_batch("cancel", run)
     assert (result.code, result.err) == (0, "")
@@ -270,7 +271,7 @@ def test_a_waiting_job_that_is_cancelled_never_starts(
     cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path
 ) -> None:
     first, second = claimed("A1"), claimed("B1")
-    cefr_batch("resume", first, second)
+    cefr_batch("resume", *HERE, first, second)
     until(has_state(store, first, "RUNNING"))
     until(has_state(store, second, "PENDING"))
     cefr_batch("cancel", second)
@@ -283,7 +284,7 @@ def test_resume_is_refused_while_the_run_is_alive_and_once_it_is_complete(
     cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path
 ) -> None:
     run, other = claimed("A1"), claimed("B1")
-    cefr_batch("resume", run)
+    cefr_batch("resume", *HERE, run)
     until(has_state(store, run, "RUNNING"))
     result = cefr_batch("resume", run, other)
     assert (result.code, result.out) == (1, "")
@@ -336,7 +337,7 @@ def test_wait_exits_0_when_all_succeeded(cefr_batch: Run, claimed: Claimed, stor
     runs = [claimed("A1"), claimed("B1")]
     for run in runs:
         (folder / f"{run}.finish").touch()
-    result = cefr_batch("resume", *runs, "--wait")
+    result = cefr_batch("resume", *HERE, *runs, "--wait")
     assert (result.code, result.err) == (0, "")
     for run in runs:
         assert f"{run}: SUCCEEDED" in result.out
@@ -349,7 +350,7 @@ def test_wait_exits_1_with_each_reason_and_the_next_step(
     good, failing, vanishing = claimed("A1"), claimed("A2"), claimed("B1")
     for run, end in ((good, "finish"), (failing, "fail"), (vanishing, "vanish")):
         (folder / f"{run}.{end}").touch()
-    result = cefr_batch("resume", good, failing, vanishing, "--wait")
+    result = cefr_batch("resume", *HERE, good, failing, vanishing, "--wait")
     assert result.code == 1
     assert "error: 2 of 3 runs did not succeed:" in result.err
     assert f"{failing}: FAILED: the stage train failed as asked" in result.err
@@ -361,7 +362,7 @@ def test_wait_exits_1_with_each_reason_and_the_next_step(
 
 def test_ctrl_c_while_waiting_leaves_the_jobs_running(claimed: Claimed, store: LocalStore, folder: Path) -> None:
     run = claimed("A1")
-    waiting = _command("resume", run, "--wait", store=store)
+    waiting = _command("resume", *HERE, run, "--wait", store=store)
     until(has_state(store, run, "RUNNING"))
     assert waiting.stdout
     until(lambda: "RUNNING" in waiting.stdout.readline())  # type: ignore[union-attr]
@@ -379,7 +380,7 @@ def test_on_a_terminal_waiting_shows_one_line_per_run(claimed: Claimed, store: L
     run = claimed("A1")
     (folder / f"{run}.finish").touch()
     master, slave = os.openpty()
-    waiting = _command("resume", run, "--wait", store=store, stdout=slave)
+    waiting = _command("resume", *HERE, run, "--wait", store=store, stdout=slave)
     os.close(slave)
     shown = b""
     try:

@@ -225,7 +225,7 @@ def test_a_signal_while_a_job_is_being_recorded_stops_the_job(
     out, err = submit.communicate(timeout=30)
     assert (submit.returncode, out) == (130, "")
     assert "were told to stop, since they could not be recorded (interrupted)" in err
-    assert f"`cefr-batch resume {run}` starts them again" in err
+    assert f"`cefr-batch resume {run} --cluster local` starts the runs again" in err
     assert "Traceback" not in err
     assert "stopped after a checkpoint" in cefr_batch("status", run).out
 
@@ -256,7 +256,7 @@ def test_a_run_job_of_the_real_launcher_that_cannot_run_says_why_in_its_state_an
 ) -> None:
     """The real command, in a real detached process: its dataset is not in the store."""
     run = claimed("A1")
-    result = cefr_batch("resume", run, "--wait")
+    result = cefr_batch("resume", run, "--cluster", "local", "--wait")
     assert result.code == 1
     assert f"{run}: FAILED" in result.err
     assert "datasets/0000" in result.err

@@ -163,7 +163,7 @@ def test_build_takes_its_settings_from_the_command_line(tmp_path: Path, capsys: 
     out = capsys.readouterr().out.splitlines()
     assert out[1].split()[1:5] == ["30", "15", "120", "15"]
     assert out[2].split()[1:5] == ["10", "5", "40", "5"]
-    assert "and 0.0 % of the evaluation words are there" in out[3]
+    assert "and 0.0 % of the evaluation words occur in it" in out[3]
 
 
 def test_build_does_not_overwrite_unless_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

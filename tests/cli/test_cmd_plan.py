@@ -204,4 +204,7 @@ def test_a_plan_of_several_values_is_of_every_run(tiny_model: Path, capsys: pyte
         ["lora.rank=9", "training.seed=1"],
     ]
     assert main([*common, "--set", "training.learning_rate=1e-4..1e-3:log"]) == 2
-    assert "stands for any number in a range; name the values to run" in capsys.readouterr().err
+    assert (
+        "stands for any number in a range, which only `search` can use; name the values to run"
+        in capsys.readouterr().err
+    )

@@ -76,7 +76,7 @@ def test_a_range_without_an_end_of_values_is_for_a_search_alone() -> None:
     said = [problem.what for problem in caught.value.problems]
     assert len(said) == 3
     assert said[0] == (
-        "'training.learning_rate=0.0001..0.001:log' stands for any number in a range; name the "
+        "'training.learning_rate=0.0001..0.001:log' stands for any number in a range, which only `search` can use; name the "
         "values to run, as in training.learning_rate=0.0001,0.001"
     )
     with pytest.raises(SpecError, match="begins at 0, which has no logarithm"):

@@ -204,7 +204,7 @@ def test_a_problem_of_many_examples_is_told_once_with_the_first_three_places(tmp
 
 @pytest.mark.parametrize("path", ["/dev/zero", "a\0b.json"])
 def test_what_is_no_file_is_refused_without_being_read(path: str) -> None:
-    with pytest.raises(DataError, match=r"is a device or a pipe|it has a null byte"):
+    with pytest.raises(DataError, match=r"is a device or a pipe|it contains an invisible character"):
         read_examples(Path(path))
 
 

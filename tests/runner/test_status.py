@@ -104,7 +104,7 @@ TABLE = [
     ("no", "none", "paused", ANY, PAUSED, f"at step 3 of 12, as its search asked; `cefr-batch resume {RUN}`"),
     ("no", "there", "paused", f"{ENDED} {UNSEEN} not_found", PAUSED, "at step 3 of 12, as its search asked"),
     # No submission: nobody can be asked, so the job's own word counts.
-    ("no", "none", "none", ANY, U, f"never started; `cefr-batch resume {RUN}` starts it"),
+    ("no", "none", "none", ANY, U, f"never started; `cefr-batch resume {RUN} --cluster NAME` starts it"),
     ("no", "none", "fresh", ANY, R, "on "),
     ("no", "none", "silent", ANY, U, "its last heartbeat"),
     ("no", "none", "preempted", ANY, X, f"`cefr-batch resume {RUN}` resumes it"),

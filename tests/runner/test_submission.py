@@ -109,7 +109,7 @@ def test_a_submitter_that_died_between_claim_and_start_leaves_a_run_that_was_nev
     run = claim_one(store)
     (state,) = run_states(store, [run])
     assert state.state is State.UNKNOWN
-    assert state.reason == f"never started; `cefr-batch resume {run}` starts it"
+    assert state.reason == f"never started; `cefr-batch resume {run} --cluster NAME` starts it"
 
 
 def test_start_records_the_handle_of_the_process_that_it_started(store: LocalStore, folder: Path) -> None:
@@ -173,7 +173,7 @@ def test_jobs_that_cannot_be_recorded_are_stopped_and_their_runs_can_be_resumed(
     until(lambda: scheduler.observe(scheduler.jobs)[scheduler.jobs[0]].state.finished, 60)
     session = Session(store)
     assert session.status([run])[0].state is not State.RUNNING
-    session.resume([run])
+    session.resume([run], cluster="local")
     until(lambda: session.status([run])[0].state is State.RUNNING, 60)
 
 
@@ -230,9 +230,12 @@ class InterruptedStart(StandInLauncher):
 
 def test_an_interruption_while_jobs_are_being_started_says_that_some_may_run(store: LocalStore) -> None:
     run = claim_one(store)
-    with pytest.raises(JobsMayRun, match=rf"interrupted while {run} were being started \(--cluster local\)"):
+    with pytest.raises(JobsMayRun, match=rf"interrupted while {run} were being started \(--cluster local\)") as raised:
         start_one(store, InterruptedStart(), run)
+    assert f"`cefr-batch resume {run} --cluster local` starts the runs again" in str(raised.value)
     assert store.exists(layout.run_key(run, layout.SPEC))
+    with pytest.raises(NotReady, match="never submitted, so it is not known where to start it: add --cluster NAME"):
+        Session(store).resume([run])
 
 
 def test_a_cancelled_run_keeps_the_time_of_the_first_request(store: LocalStore, folder: Path) -> None:

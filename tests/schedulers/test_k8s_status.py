@@ -203,7 +203,7 @@ CASES: dict[str, tuple[Object | None, list[Object], list[Object], State, list[st
         State.UNKNOWN,
         [
             "its pod tiny-b1-peft-v1-p1 had to stop by 2026-11-22T17:50:00Z, and its node n1 does not say that it has, so "
-            "Kubernetes starts no other pod; if the node is surely gone, `cefr-batch resume --force` deletes the pod"
+            "Kubernetes starts no other pod; if the node is surely gone, `cefr-batch resume --force RUN` deletes the pod"
         ],
     ),
     "Job being deleted, its pod should have stopped": (

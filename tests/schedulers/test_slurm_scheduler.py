@@ -655,7 +655,7 @@ def test_every_problem_of_a_site_is_reported_at_once(say: Say, tmp_path: Path) -
         "gres: no node of gpu has gpu:h100:1; its nodes have: gpu:rtx4090:2",
         "constraint: no node of gpu has 80gb, hopper; features of its nodes: ampere, ib",
         "container.image: there is no /no/such.sif",
-        "no-python does not exist on this machine, so it is not checked",
+        "no-python does not exist on this machine, so it could not be checked; the nodes must have it",
     ):
         assert expected in text, text
     assert all("here.yaml" in problem for problem in found)

@@ -221,8 +221,9 @@ REFUSALS = {
     "ssh: connect to host login.example.org port 22: No route to host": r"it does not answer \(.*No route",
     "Connection timed out during banner exchange": r"it does not answer \(Connection timed out during banner exchange\)",
     "/home/me/.ssh/config: line 3: Bad configuration option: hots\n/home/me/.ssh/config: terminating, 1 bad options": (
-        r"ssh cannot use its configuration \(.*; correct that file"
+        r"ssh cannot use its configuration \(/home/me/.ssh/config: line 3: Bad .* option: hots\); correct that line"
     ),
+    "Bad owner or permissions on /home/me/.ssh/config": r"\(Bad owner .* on /home/me/.ssh/config\); .*`chmod 600`",
 }
 
 
@@ -444,7 +445,7 @@ def test_files_whose_naming_is_not_answered_are_named_again(site: Callable[..., 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"python": None}, f"python: missing; name the Python on {HOST} that starts jobs"),
+        ({"python": None}, f"python: missing; set it, in your site file, to the absolute path of a Python on {HOST}"),
         ({"shared": "~/cefr-batch"}, "shared: ~/cefr-batch is a path of this machine"),
         ({"shared": "unset"}, "shared: ~/cefr-batch is a path of this machine"),
         ({"python": "~/env/bin/python"}, "python: ~/env/bin/python is a path of this machine"),

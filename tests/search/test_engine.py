@@ -46,7 +46,7 @@ def test_every_combination_of_a_small_space_is_drawn_once_and_then_none_is_left(
     assert combinations(SPACE) is None
     found = drawn(12, SMALL)
     assert len(set(found)) == 12
-    with pytest.raises(CefrBatchError, match="search with fewer trials"):
+    with pytest.raises(CefrBatchError, match="begin a new search with fewer --trials"):
         propose(SMALL, "random", 0, [Tried(one, {}) for one in found])
 
 

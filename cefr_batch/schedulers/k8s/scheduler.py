@@ -140,6 +140,7 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
     """
 
     scheme = "k8s"
+    by_hand = "`kubectl get jobs`, `kubectl delete job NAME`"
     reports = requeues = retries = True
     sees_files = False
 

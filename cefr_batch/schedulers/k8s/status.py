@@ -70,8 +70,8 @@ _UNSCHEDULABLE = "it starts once a node has room; if none ever will, " + _CORREC
     "gpus, cpus, memory, node_selector, node_affinity or tolerations"
 )
 _NO_OTHER = (
-    "so Kubernetes starts no other pod; if the node is surely gone, `cefr-batch resume --force` deletes the pod and starts "
-    "the run again"
+    "so Kubernetes starts no other pod; if the node is surely gone, `cefr-batch resume --force RUN` deletes the pod and "
+    "starts the run again"
 )
 _OVERDUE = timedelta(seconds=60)  # after a pod's grace period, for the node to say that it has stopped; clocks differ
 # How long the Job controller waits after the n-th failure, those included that it does not count: 10 s, 20 s, 40 s …

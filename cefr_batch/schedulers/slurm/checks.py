@@ -335,7 +335,8 @@ def _python(machine: SlurmMachine, site: SlurmSite, where: str, backends: Sequen
     try:
         found = _probe(machine, python, [name for backend in backends for name in training_packages(backend)])
     except FileNotFoundError:
-        return Check(what, f"{prefix} does not exist {machine.where}, so it is not checked", warning=True)
+        unchecked = f"{prefix} does not exist {machine.where}, so it could not be checked"
+        return Check(what, f"{unchecked}; the nodes must have it: if they do not, correct `python`", warning=True)
     own = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if found.error:
         problem = f"{prefix} cannot start a job ({found.error}); name a Python interpreter that has cefr-batch[slurm]"

@@ -65,6 +65,7 @@ class SlurmScheduler(SiteScheduler[SlurmRequest, SlurmSite]):
     """
 
     scheme = "slurm"
+    by_hand = "`squeue --me`, `scancel ID`"
     reports = requeues = True
 
     def __init__(self, site: str = "default") -> None:

@@ -118,8 +118,8 @@ class SlurmSite(StrictModel):
             return self
         if self.python is None:
             raise ValueError(
-                f"python: missing; name the Python on {self.host} that starts jobs, by its absolute path. It needs "
-                "cefr-batch[slurm] and, unless jobs run in a container, all that training needs"
+                f"python: missing; set it, in your site file, to the absolute path of a Python on {self.host}. That Python "
+                "needs cefr-batch[slurm] and, unless jobs run in a container, cefr-batch[train] and the backend"
             )
         return self
 

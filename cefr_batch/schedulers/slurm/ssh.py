@@ -75,7 +75,8 @@ _NO_CONNECTION = {
     r"timed out|No route to host|Network is unreachable|Host is down": (
         "it does not answer ({said}); is this machine connected to the network, or to the VPN that the cluster needs?"
     ),
-    r"[Bb]ad configuration option|Bad owner or permissions": "ssh cannot use its configuration ({said}); correct that file",
+    r"[Bb]ad configuration option": "ssh cannot use its configuration ({said}); correct that line",
+    r"Bad owner or permissions": "ssh refuses its configuration ({said}); that file must be yours: `chmod 600` it",
 }
 
 
@@ -242,8 +243,8 @@ class OverSsh(SlurmMachine):
         """Raise what ssh's exit code 255 means."""
         last = (said.strip().splitlines() or ["ssh says nothing"])[-1].strip()
         for pattern, meaning in _NO_CONNECTION.items():
-            if not begun and re.search(pattern, said):
-                words = meaning.format(said=last, host=self.host, name=self.host.rpartition("@")[2])
+            if not begun and (found := re.search(f".*(?:{pattern}).*", said)):
+                words = meaning.format(said=found[0].strip(), host=self.host, name=self.host.rpartition("@")[2])
                 self._failure, self._failed_at = (
                     SchedulerError(f"no connection to {self.host}: {words}"),
                     time.monotonic(),
