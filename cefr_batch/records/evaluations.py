@@ -24,7 +24,7 @@ EvaluatedModel = Literal["tuned", "base"]
 
 class EvaluationTask(Part):
     """A model and a set of examples: the first ``examples`` of the evaluation side of ``dataset`` (its name in the store),
-    of which it also answers the first ``answered`` in words. ``label``: the set's level, or the name of its file."""
+    of which it also writes answers to the first ``answered``. ``label``: the set's level, or the name of its file."""
 
     model: EvaluatedModel
     label: str

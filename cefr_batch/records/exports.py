@@ -38,7 +38,7 @@ class TextDifference(Part):
     """Where two greedy texts part: at which token of the answer, and what each program wrote there.
 
     ``our_gap``: by how much our token's logit is above theirs in our computation, ``their_gap``: by how much theirs is above
-    ours in the other program's. Both are 0 or more, but for how sums are rounded when the text is read again.
+    ours in the other program's. Both are 0 or more, apart from rounding when the text is read again.
     """
 
     example: Count
@@ -58,8 +58,9 @@ class ExportCheck(Part):
     """An exported model as another program ran it, beside the merged model as transformers ran it.
 
     ``equal_prompts``: for how many examples the file's own chat template and tokenizer give the tokens that were trained;
-    ``first_other_prompt``: what it makes of the first other one. ``ends``: whether the program takes what closes a trained
-    response for the end. Losses are in nats a token over the same examples, all tokens and the responses' alone.
+    ``first_other_prompt``: what they give for the first prompt that differs. ``ends``: whether the program ends an answer at
+    the token that closes a trained response. Losses are in nats a token over the same examples, all tokens and the
+    responses' alone.
     """
 
     program: str

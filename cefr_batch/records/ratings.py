@@ -24,7 +24,7 @@ class Source(Part):
 
 
 class FormItem(Part):
-    """A sentence to rate. Several sources wrote it where models, or runs of a level, wrote the same."""
+    """A sentence to rate. It has several sources if several models, or runs of a level, wrote the same sentence."""
 
     id: str
     level: str

@@ -18,10 +18,10 @@ Sampler = Literal["tpe", "random"]
 
 class StudyRecord(StoredRecord):
     """``study.json``: what was asked. ``settings``: those that all trials share; ``space``: those that are searched, as
-    ``--set`` takes them. ``steps``: the rungs, steps of training after which trials are compared; its end is the last.
-    ``reduction``: at each rung, one of so many trials continues, and each rung is so many times as far as the one
-    before. ``dataset``: what trials train on and are compared by, both from the training side; ``evaluation_dataset``:
-    the evaluation side, which the best trial alone is evaluated on."""
+    ``--set`` takes them. ``steps``: the rungs, steps of training after which trials are compared; the last is
+    the end of training. ``reduction``: 3 means that one in 3 trials continues at each rung, and that each rung has 3 times
+    the steps of the one before. ``dataset``: what trials train on and are compared by, both from the training side;
+    ``evaluation_dataset``: the evaluation side, which the best trial alone is evaluated on."""
 
     study: str
     level: str

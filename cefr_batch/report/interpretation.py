@@ -49,7 +49,7 @@ def _level(comparison: Comparison, row: Row, i: int, t: ReportLanguage) -> Markd
     if spread.mean > 0:
         return t(
             "{level}: fine-tuning lowered the loss over the response by {share} (over all tokens, the prompt's too: {all}); "
-            "without the losses of at least two single examples there is no interval.",
+            "an interval needs the stored losses of at least two examples, so there is none.",
             **values,
         )
     if found:
@@ -135,7 +135,7 @@ def _ranking(comparison: Comparison, t: ReportLanguage) -> list[Markdown]:
         sentences.append(
             t(
                 "It is not known whether these differences exceed noise, because a run did not store "
-                "the losses of at least two single examples: {pairs}.",
+                "the losses of at least two individual examples: {pairs}.",
                 pairs=_pairs(unknown, comparison, t),
             )
         )

@@ -33,6 +33,7 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
         Comparison(
             "generation", f"{number} B1 prompts, {most} tokens each at most", seconds, "≥ 4 × one call an example",
             f"{times:.2f} ×; {same} of {len(theirs)} texts the same", times >= 4,
-            (f"one call an example: {every} times what every {every}th took",) if every > 1 else (),
+            (f"one call an example: only every {every}th example was timed, and its time multiplied by {every}",)
+            if every > 1 else (),
         )
     ]  # fmt: skip

@@ -39,7 +39,7 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
     share = 100 * more / (TEN_MINUTES + more)
     return [
         Comparison(
-            "job", "a short run, from submit to complete", seconds, "≤ 5 % of a 10-minute run beside its stages",
+            "job", "a short run, from submit to complete", seconds, "≤ 5 % of a 10-minute run outside its stages",
             f"{more:.1f} s more, {share:.1f} % of a run of 10 minutes", share <= 5,
             (_stages(took[OURS], folder),),
         )

@@ -34,8 +34,8 @@ def test_the_losses_of_one_example_give_no_interval_and_are_not_said_to_be_missi
         add_complete(store, run, level, figures)
         add_examples(store, run, [250.0], [60.0], sha256=level)
     text = report_of(store)
-    assert text.count("without the losses of at least two single examples there is no interval") == 2
-    assert "because a run did not store the losses of at least two single examples: A2 over A1" in text
+    assert text.count("an interval needs the stored losses of at least two examples, so there is none") == 2
+    assert "because a run did not store the losses of at least two individual examples: A2 over A1" in text
     assert "95% interval" not in text
 
 

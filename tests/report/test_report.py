@@ -31,7 +31,7 @@ LATER = "2025-10-27T08:00:00+00:00"
 def all_states(folder: Path) -> LocalStore:
     """Three complete levels, of which A2's newest run failed, one running, and (asked for) one missing."""
     store = three_levels(folder)
-    reason = "stage train was killed by the system, most likely for want of memory"
+    reason = "stage train was killed by the system, most likely because memory ran out"
     add_unfinished(store, "llama1b-a2-unsloth-v2", "A2", "FAILED", reason, at=LATER)
     add_unfinished(store, "llama1b-b2-unsloth-v1", "B2", "RUNNING")
     return store

@@ -256,7 +256,7 @@ def add_unfinished(store: LocalStore, run: str, level: str, state: str, message:
     submission = {
         "run": run,
         "cluster": "local",
-        "handle": "local://elsewhere/4242",
+        "handle": "local://gpu-server/4242",
         "submitted_at": "2025-10-26T12:00:00+00:00",
         "submitted_by": "ada",
         "cancelled_at": None,
@@ -274,7 +274,7 @@ def add_unfinished(store: LocalStore, run: str, level: str, state: str, message:
         "eval_loss": None,
         "eta_seconds": None,
         "updated_at": now,
-        "host": "elsewhere",
+        "host": "gpu-server",
         "pid": 4242,
         "message": message,
     }
