@@ -101,7 +101,7 @@ e2e-export: .venv-export/.installed ## exported GGUF files run by llama.cpp, whi
 	PYTHON="$(PYTHON)" tools/venv.sh .venv-export
 	.venv-export/bin/python -m pip install --quiet --require-hashes --no-deps $(addprefix -r ,$(LOCKS))
 	.venv-export/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	.venv-export/bin/python -m pip install --quiet --no-build-isolation -e '.[export]'
+	.venv-export/bin/python -m pip install --quiet -e '.[export]' # compiles llama.cpp, with tools of its own
 	touch $@
 
 e2e-slurm: tools ## of these, the ones on a real Slurm, which it brings up (Debian 12 and root)
