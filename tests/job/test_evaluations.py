@@ -213,7 +213,9 @@ def test_asked_to_stop_it_says_what_is_stored_and_how_to_go_on(
     store: LocalStore, run: str, tiny_model: Path, without_computing: list[list[str]]
 ) -> None:
     ask(store, run, level_set("A1", tiny_model))
-    with pytest.raises(Interrupted, match=f"0 of 1 evaluations are stored; `cefr-batch evaluate {run} --on …`"):
+    with pytest.raises(
+        Interrupted, match=f"0 of 1 evaluations are stored; the same `cefr-batch evaluate {run} --on …`"
+    ):
         evaluate_sets(store, run, default_work_root())
     status = store.get_record(layout.run_key(run, layout.EVALUATION_STATUS), Status)
     assert status.state == "PREEMPTED"

@@ -126,7 +126,7 @@ def test_the_reading_changes_with_the_intervals(tmp_path: Path) -> None:
 
 def test_without_single_losses_the_reading_says_that_it_does_not_know(tmp_path: Path) -> None:
     text = sentences(three_levels(tmp_path))
-    assert "there is no interval" in text
+    assert "an interval needs the stored losses of at least two examples, so there is none" in text
     assert "It is not known whether these differences exceed noise" in text
     assert "larger than the noise" not in text
 
