@@ -110,8 +110,11 @@ e2e-slurm: tools ## of these, the ones on a real Slurm, which it brings up (Debi
 e2e-slurm-all: tools ## all of these on Slurm 22.05, 24.11 and 26.05, one after another
 	CEFR_BATCH_TEST_SLURM="22.05 24.11 26.05" $(BIN)/python -m pytest -m e2e tests/e2e/test_slurm.py -s
 
+# With KUBECONFIG, on that cluster: docs/development.md says what it needs.
+CEFR_BATCH_TEST_IMAGE ?= $(IMAGE):$(VERSION)-cpu
 e2e-k8s: tools ## the ones on a real Kubernetes, which it builds and brings up (Debian 12 and root), or on KUBECONFIG's
-	$(BIN)/python -m pytest -m e2e tests/e2e/test_k8s.py -s
+	$(if $(KUBECONFIG),CEFR_BATCH_TEST_IMAGE="$(CEFR_BATCH_TEST_IMAGE)") \
+		$(BIN)/python -m pytest -m e2e tests/e2e/test_k8s$(if $(KUBECONFIG),_of_your_own).py -s
 
 # How many faults, half of them on a folder and half on an S3 server; SEED=… repeats a campaign, ONLY="disk full" takes these alone.
 FAULTS ?= 200

