@@ -67,8 +67,9 @@ def wait_until_ended(
     Of the states that ``look`` gives, those count for which a scheduler was asked: such a run has ended if it is settled,
     and else has all the time that its scheduler gives it. For the others the store alone tells: a run has ended when it is
     complete, cancelled, paused, failed and for 15 minutes not retried, or without a sign of life for three hours. It gets
-    ``limit_seconds`` from when it is first seen to have started; as long as none starts or ends, those that have not
-    started get ``queued_seconds``, a week if they may stand in a queue. While the store is unavailable, it is asked again.
+    ``limit_seconds`` from when it is first seen to have started, or its scheduler last answered; as long as none starts or
+    ends, those that have not started get ``queued_seconds``, a week if they may stand in a queue. While the store is
+    unavailable, it is asked again.
     """
     clock = clock or Clock()
     left, given_up = list(runs), set[str]()
@@ -80,7 +81,7 @@ def wait_until_ended(
         new = {run for run in waiting if run not in started and run not in ended and _has_started(store, run)}
         now = clock.monotonic()
         last_news = now if ended or new or known else last_news
-        started |= dict.fromkeys(new, now)
+        started |= dict.fromkeys(new | (started.keys() & known.keys()), now)
         left = [run for run in left if run not in ended]
         since = {run: (started[run], limit_seconds) if run in started else (last_news, queued_seconds) for run in left}
         given_up |= {run for run, (begin, limit) in since.items() if run not in known and now - begin >= limit}
