@@ -32,6 +32,9 @@ def stage_environment(work: WorkDir, gpus: int) -> dict[str, str]:
         **without_process_group(os.environ),
         # Unsloth compiles into a folder of the run: two runs that share one break each other's imports.
         "UNSLOTH_COMPILE_LOCATION": str(work.tmp / "unsloth_compiled_cache"),
+        # Batches differ in length, and each new length would else reserve more of the GPU (torch's notes on CUDA, "memory
+        # management"). Unsloth sets the same.
+        "PYTORCH_ALLOC_CONF": os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True"),
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",  # progress bars make no sense in a log
         "PYTHONUNBUFFERED": "1",
