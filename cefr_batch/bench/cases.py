@@ -56,14 +56,14 @@ _BRIEF = ("training.max_steps=4", "training.eval_steps=2", "data.examples=1200")
 # In the order of their worth: where time runs out, the last ones are not run.
 CASES = (
     BenchCase(REFERENCE, "job", "small", (_PEFT,)),
-    BenchCase("small-killed-and-resumed", "killed", "small", (_PEFT,), same_as=REFERENCE),
-    BenchCase("small-again", "training", "small", (_PEFT,), same_as=REFERENCE),
     BenchCase("large-peft", "training", "large", (_PEFT,)),
-    BenchCase("large-out-of-memory", "job", "large", (_PEFT, *_BRIEF), needs="a GPU", too_large=True),
     BenchCase("large-unsloth", "training", "large", (_UNSLOTH,), needs="Unsloth on a GPU"),
-    BenchCase("small-unsloth-killed-and-resumed", "killed", "small", (_UNSLOTH,), needs="Unsloth on a GPU"),
     BenchCase("large-unsloth-4bit", "training", "large", (_UNSLOTH, _FOUR_BIT), needs="Unsloth on a GPU"),
     BenchCase("large-peft-4bit", "training", "large", (_PEFT, _FOUR_BIT), needs="a GPU"),
+    BenchCase("small-again", "training", "small", (_PEFT,), same_as=REFERENCE),
+    BenchCase("small-killed-and-resumed", "killed", "small", (_PEFT,), same_as=REFERENCE),
+    BenchCase("large-out-of-memory", "job", "large", (_PEFT, *_BRIEF), needs="a GPU", too_large=True),
+    BenchCase("small-unsloth-killed-and-resumed", "killed", "small", (_UNSLOTH,), needs="Unsloth on a GPU"),
     BenchCase("small-two-gpus", "job", "small", (_PEFT, "resources.gpus=2"), needs="two GPUs", same_as=REFERENCE),
 )
 

@@ -109,9 +109,9 @@ def _losses(log: Sequence[LogEntry]) -> list[float]:
 
 
 def batch_too_large(spec: RunSpec, machine: BenchMachine) -> int:
-    """The smallest power of two whose examples, at once, need 1.4 times the GPU's memory."""
+    """The smallest power of two whose examples, at once, need 1.25 times the GPU's memory."""
     plan, rows = _plan(spec), 1
-    while rows < _LARGEST_BATCH and planned_memory(spec, machine, plan, rows) < 1.4 * machine.memory:
+    while rows < _LARGEST_BATCH and planned_memory(spec, machine, plan, rows) < 1.25 * machine.memory:
         rows *= 2
     return rows
 

@@ -13,12 +13,23 @@ from cefr_batch.planning.gpus import Gpu
 from cefr_batch.planning.memory import BatchShape, Memory, TargetDevice, evaluation_memory, training_memory
 from cefr_batch.planning.plan import MicroBatch, Plan
 
-# The share of a GPU's arithmetic that training in 16 bits is assumed to reach, what gradient checkpointing repeats counted,
-# and the least and most of it: 0.31 to 0.52 in published runs on an A100
-# (https://github.com/hiyouga/LLaMA-Factory/wiki/Performance-comparison); 0.58 in the first report's run on an RTX 4090,
-# which also unpacked 4-bit weights: 0.7 without that. See docs/gpu-memory.md.
-UTILISATION = 0.6
-LEAST, MOST = 0.3, 0.7
+
+@dataclass(frozen=True)
+class Utilisation:
+    """The share of a GPU's arithmetic that training in 16 bits is assumed to reach, what gradient checkpointing repeats
+    counted."""
+
+    typical: float
+    least: float
+    most: float
+
+
+# Unsloth: 0.31 to 0.52 in published runs on an A100 (https://github.com/hiyouga/LLaMA-Factory/wiki/Performance-comparison);
+# 0.58 in the first report's run on an RTX 4090, which also unpacked 4-bit weights: 0.7 without that. Plain PEFT, which runs
+# a kernel for each operation: on an H100, 0.10 with 16 examples at once and 0.17 with 64; a GPU whose memory is faster for
+# its arithmetic reaches more. See docs/gpu-memory.md.
+UNSLOTH_UTILISATION = Utilisation(0.6, least=0.3, most=0.7)
+PEFT_UTILISATION = Utilisation(0.2, least=0.1, most=0.5)
 # How much longer training takes where each product has to unpack 4-bit weights first: LoRA against QLoRA of a 7B Llama on
 # an RTX 4090, as torchtune publishes them.
 FOUR_BIT_TIME = 1.2
@@ -36,7 +47,7 @@ class Fit:
     flops: float  # of training
     utilisation: float  # the share of the GPU's arithmetic that ``seconds`` assumes
     seconds: float  # of training, about
-    seconds_range: tuple[float, float]  # of training, if it reaches MOST, and if it reaches LEAST
+    seconds_range: tuple[float, float]  # of training, if it reaches the most that is assumed, and the least
     cost: float | None  # of training, about; in the currency of the price
     remedy: str  # the setting that makes it fit; empty where nothing needs to be changed, or nothing helps
 
@@ -63,7 +74,8 @@ def estimate_capacity(
     batch = MicroBatch.of(spec.training, spec.resources.gpus)
     flops = training_flops(model, spec, plan)
     at_peak = _seconds_at_peak(flops, spec, gpu)
-    seconds = at_peak / UTILISATION
+    share = PEFT_UTILISATION if spec.backend == "peft" else UNSLOTH_UTILISATION
+    seconds = at_peak / share.typical
     evaluation = _evaluation(model, spec, plan, gpu)
     training = training_memory(model, spec, BatchShape(batch.rows, length), _device(spec, gpu))
     fits = max(training.total, evaluation) <= gpu.memory
@@ -74,9 +86,9 @@ def estimate_capacity(
         evaluation=evaluation,
         largest_batch=_largest(model, spec, length, gpu),
         flops=flops,
-        utilisation=UTILISATION,
+        utilisation=share.typical,
         seconds=seconds,
-        seconds_range=(at_peak / MOST, at_peak / LEAST),
+        seconds_range=(at_peak / share.most, at_peak / share.least),
         cost=None if price_per_hour is None else price_per_hour * spec.resources.gpus * seconds / 3600,
         remedy="" if fits else _remedy(model, spec, plan, gpu),
     )

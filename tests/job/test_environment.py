@@ -75,3 +75,12 @@ def test_a_run_started_by_torchrun_or_in_an_allocation_trains_with_its_own_proce
     done = subprocess.run(command, env={**os.environ, **OTHERS, **TORCHRUN}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stored(store, run, layout.METRICS)["train"]["gpus"] == gpus
+
+
+def test_the_allocator_extends_its_segments_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    assert stage_environment(WorkDir(tmp_path), gpus=0)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    assert stage_environment(WorkDir(tmp_path), gpus=0)["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"
