@@ -9,7 +9,8 @@ VENV   ?= .venv
 TORCH       ?= $(shell cat containers/torch.txt)
 TORCH_INDEX ?=
 
-LOCKS = containers/requirements-cpu.txt containers/requirements-dev.txt containers/requirements-demo.txt
+RUN_LOCKS = containers/requirements-cpu.txt containers/requirements-demo.txt
+LOCKS = $(RUN_LOCKS) containers/requirements-dev.txt
 CUDA_LOCKS = containers/requirements-cuda.txt containers/requirements-dev.txt containers/requirements-demo.txt
 BIN   = $(VENV)/bin
 SCRIPTS = .ci/run containers/cc containers/steps.sh tests/clusters/*.sh tools/*.sh
@@ -41,11 +42,16 @@ help: ## this list
 
 setup: $(VENV)/.installed ## .venv with cefr-batch and all it needs
 
-$(VENV)/.installed: setup.cfg pyproject.toml $(LOCKS) containers/torch.txt tools/venv.sh
+$(VENV)/.running: setup.cfg pyproject.toml $(RUN_LOCKS) containers/torch.txt tools/venv.sh
 	PYTHON="$(PYTHON)" tools/venv.sh $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps $(addprefix -r ,$(LOCKS))
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps $(addprefix -r ,$(RUN_LOCKS))
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# And what the tests need.
+$(VENV)/.installed: $(VENV)/.running containers/requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r containers/requirements-dev.txt
 	touch $@
 
 setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backend (7 GB: a CUDA build of torch)
@@ -56,7 +62,7 @@ setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backen
 	.venv-unsloth/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: setup ## train A1, A2 and B1 on the starter corpus with a small real model, then compare them
+demo: $(VENV)/.running ## train A1, A2 and B1 on the starter corpus with a small real model, then compare them
 	$(BIN)/cefr-batch submit $(DEMO_LEVELS) --profile smoke $(DEMO_SETTINGS) --cluster local --store $(DEMO_STORE) --wait
 	$(BIN)/cefr-batch report $(DEMO_LEVELS) --store $(DEMO_STORE) --out $(DEMO_REPORT)
 	@echo "Read $(DEMO_REPORT)/report.html. Try the models: $(BIN)/cefr-batch serve $(DEMO_LEVELS) --store $(DEMO_STORE)"
