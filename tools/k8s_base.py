@@ -80,12 +80,12 @@ stringData:
 """
 SUBMITTER = """\
 # For people who use `cefr-batch submit --cluster k8s` in this namespace: bind the Role to them. Jobs have no rights at all.
-# Who may also create pods (as with the ClusterRole `edit`) is told before submitting that a quota, a limit range or Pod
-# Security would refuse a job's pod; others see it in `cefr-batch status` seconds later.
+# Users who may also create pods (as with the ClusterRole `edit`) are told before submitting if a quota, a limit range or
+# Pod Security would refuse a job's pod; others see it in `cefr-batch status` seconds later.
 """
 REPORTER_NOTE = f"""\
 # For `report_account: {REPORTER}` in a site file: the pod that writes the report after the runs of a `submit`
-# may look at Jobs and pods, and learns so that a run cannot go on. With workload identity, annotate it as the jobs' account.
+# may look at Jobs and pods, and so learns when a run cannot go on. With workload identity, annotate it as the jobs' account.
 """
 
 

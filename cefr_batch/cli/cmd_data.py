@@ -36,7 +36,7 @@ def command() -> None:
     """Check, measure and build training data.
 
     Data has one of two forms: examples in list format (a JSON list of objects with instruction, input and output), or
-    sentence pairs (word and sentence, as .csv, .xlsx, .jsonl or .json), from which examples are built.
+    sentence pairs (word and sentence, as .csv, .tsv, .xlsx, .jsonl or .json), from which examples are built.
     """
 
 
@@ -259,8 +259,8 @@ def build(
 ) -> None:
     """Build examples in list format from sentence pairs.
 
-    SOURCE is a .csv, .xlsx, .jsonl or .json file, or starter (starter-v1: as in version 0.1.0). What is not given is taken
-    from the level's job file.
+    SOURCE is a .csv, .tsv, .xlsx, .jsonl or .json file, or starter (starter-v1: as in version 0.1.0). What is not given is
+    taken from the level's job file.
     """
     from cefr_batch.config.load import load_spec
     from cefr_batch.data import load_dataset

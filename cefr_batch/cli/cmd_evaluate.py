@@ -60,7 +60,8 @@ def command(
     """Evaluate the models of complete runs on other levels' examples, or on your own: losses, and sentences.
 
     Results are stored beside each run, and the report compares them. Those that are stored are not computed
-    again, so repeat the command to continue after a failure. Without --on: show what is stored, and how far the rest is.
+    again, so repeat the command to continue after a failure. Without --on: show what is stored, and how far along the
+    rest is.
     """
     chosen = session.find(runs, levels, complete=True)
     if not on:

@@ -31,7 +31,9 @@ _file = click.Path(path_type=Path)
 )
 @layout_options
 @click.option("--slurm", is_flag=True, help="Also write a site file for SLURM, from what sinfo and sacctmgr show.")
-@click.option("--k8s", is_flag=True, help="Also write one for Kubernetes, from what the kubeconfig and the nodes show.")
+@click.option(
+    "--k8s", is_flag=True, help="Also write a site file for Kubernetes, from what the kubeconfig and the nodes show."
+)
 @click.option("--site", metavar="NAME", default="mysite", show_default=True, help="The name of the site file.")
 def command(
     folder: Path,

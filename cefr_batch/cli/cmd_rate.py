@@ -90,7 +90,7 @@ def import_(files: Sequence[Path], session: Session, as_json: bool) -> None:
 @json_option
 def show(runs: tuple[str, ...], levels: tuple[str, ...], session: Session, as_json: bool) -> None:
     """Show mean ratings with intervals, tuned against baseline, how far the sentences' rated levels are from their target,
-    how far the raters agree with each other and with the level estimator: for these runs, or for all rated runs.
+    and how far the raters agree with each other and with the level estimator: for these runs, or for all rated runs.
     """
     from cefr_batch.human_eval.scores import collect_ratings
 

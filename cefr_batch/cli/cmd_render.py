@@ -18,7 +18,9 @@ from cefr_batch.schedulers import Scheduler
 @spec_options
 @cluster_option
 @click.option("--claim", is_flag=True, help="Store settings and data now, under the next free names.")
-@click.option("--force", is_flag=True, help="With --claim: even runs that do not seem to fit the GPU or to work there.")
+@click.option(
+    "--force", is_flag=True, help="With --claim: even runs that do not seem to fit the GPU or to work on the cluster."
+)
 @cross_evaluate_option
 @session_option
 def command(

@@ -47,7 +47,7 @@ def _formats(_context: click.Context, _parameter: click.Parameter, value: str | 
 @click.option(
     "--out",
     metavar="PATH",
-    help="Print a line for each level only, and write report.md, report.html … and the curves of all levels to this folder "
+    help="Print only a line for each level, and write report.md, report.html … and the curves of all levels to this folder "
     "or s3:// address. A file name, as in b1.html, writes that one file.",
 )
 @click.option(
@@ -56,7 +56,7 @@ def _formats(_context: click.Context, _parameter: click.Parameter, value: str | 
     type=click.IntRange(min=0),
     default=0,
     metavar="SECONDS",
-    help="First wait until the named runs have ended, by what their schedulers say. If a scheduler cannot be asked, the "
+    help="First wait until the named runs have ended, according to their schedulers. If a scheduler cannot be asked, the "
     "store decides, and the wait is at most this long after each run has started.",
 )
 @click.option(

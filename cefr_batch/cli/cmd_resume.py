@@ -18,7 +18,7 @@ from cefr_batch.runner import Session
 @click.option(
     "--force",
     is_flag=True,
-    help="Resume even if it is unknown whether the run's old job still runs, or if the new job does not seem to work there.",
+    help="Resume even if it is unknown whether the run's old job still runs, or if its new job seems unable to run.",
 )
 @wait_option
 @session_option

@@ -31,7 +31,7 @@ _INDEX = "JOB_COMPLETION_INDEX"  # Kubernetes sets it in each pod of an Indexed 
 @click.option(
     "--gpus", type=click.IntRange(min=0), default=0, metavar="N", help="GPUs that the job must find when it starts."
 )
-@click.option("--queued", is_flag=True, help="Wait for the jobs submitted before on this machine.")
+@click.option("--queued", is_flag=True, help="Wait for the jobs submitted earlier on this machine.")
 @click.option(
     "--level", metavar="LEVEL", help="Create RUN with this level's settings if the store does not have it yet."
 )
@@ -41,7 +41,7 @@ _INDEX = "JOB_COMPLETION_INDEX"  # Kubernetes sets it in each pod of an Indexed 
     "--settings",
     metavar="JSON",
     multiple=True,
-    help="Create RUN with these settings if the store does not have it yet; for each of several runs, in their order.",
+    help="Create RUN with these settings if the store does not have it yet. For several runs: once for each, in order.",
 )
 @session_option
 def command(

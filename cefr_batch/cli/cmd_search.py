@@ -43,7 +43,13 @@ _study = click.argument("study", metavar="STUDY")
 @click.option("--level", metavar="LEVEL", shell_complete=complete_levels, help="A1, A2, B1, B2 or C1.")
 @settings_options
 @cluster_option
-@click.option("--trials", type=click.IntRange(1, 999), default=9, show_default=True, help="How many settings to try.")
+@click.option(
+    "--trials",
+    type=click.IntRange(1, 999),
+    default=9,
+    show_default=True,
+    help="How many combinations of values to try.",
+)
 @click.option(
     "--objective",
     type=click.Choice(tuple(OBJECTIVES)),
@@ -61,7 +67,9 @@ _study = click.argument("study", metavar="STUDY")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the settings that are drawn."
 )
-@click.option("--force", is_flag=True, help="Start even trials that seem not to fit on the cluster's GPU.")
+@click.option(
+    "--force", is_flag=True, help="Start even trials that do not seem to fit the GPU or to work on the cluster."
+)
 @click.option(
     "--resume",
     metavar="STUDY",
@@ -85,8 +93,8 @@ def command(
     wait: bool,
     session: Session,
 ) -> None:
-    """Try settings that --set gives several values (lora.rank=8,16,32 or training.learning_rate=1e-4..1e-3:log) and find
-    the best.
+    """Try the settings for which --set gives several values (lora.rank=8,16,32 or training.learning_rate=1e-4..1e-3:log),
+    and find the best values.
 
     Each trial is a run. All train a ninth of the way; the best third of them continues to a third of the way, and the
     best third of these to the end, each from its checkpoint, exactly as if it had never stopped. Trials are compared
@@ -110,7 +118,7 @@ def command(
 @json_option
 @session_option
 def show_command(study: str, as_json: bool, session: Session) -> None:
-    """Show a study's trials, what they came to, and how much each setting matters."""
+    """Show a study's trials, their results, and how much each setting matters."""
     from cefr_batch.runner.study_results import importance, study_json
 
     state = session.study(study)

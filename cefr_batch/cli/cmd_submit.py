@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @spec_options
 @cluster_option
 @click.option("--dry-run", is_flag=True, help="Check everything and print what would be submitted; start nothing.")
-@click.option("--force", is_flag=True, help="Submit even runs that do not seem to fit the GPU or to work there.")
+@click.option(
+    "--force", is_flag=True, help="Submit even runs that do not seem to fit the GPU or to work on the cluster."
+)
 @cross_evaluate_option
 @wait_option
 @json_option

@@ -30,7 +30,7 @@ _EXAMPLES = (2000, 1000, 500, 200, 100, 50, 20)
 
 _JOB = """\
 # Level {level}. Each setting is explained, with its default, in base.yaml, which this file extends. `cefr-batch config show`
-# says where that is, and with --level {level} what comes out. File names count from this folder.
+# says where that file is, and with --level {level} shows the resulting settings. File names are relative to this folder.
 extends: base
 level: {level}
 

@@ -156,7 +156,7 @@ def _shared() -> DraftSetting:
     kind = file_system(existing_parent(home))
     use = "for scripts, output and the cache of models"
     if kind in LOCAL_FILE_SYSTEMS:
-        why = f"which folder every node sees, {use}: {home} is on {kind}, a local disk as it seems."
+        why = f"which folder every node sees, {use}: {home} is on {kind}, which seems to be a local disk."
         return DraftSetting("shared", f"/shared/{getpass.getuser()}/cefr-batch", why, known=False)
     return DraftSetting("shared", "~/cefr-batch", f"A folder that every node sees, {use}; {home} is on {kind}.")
 
