@@ -201,8 +201,9 @@ def _read(path: Path, wanted: _Wanted, normalize: bool) -> DataFile:
 
 
 _UNKNOWN_KIND = "unknown kind of file; give a .json, .jsonl, .csv or .xlsx file"
-_SPREADSHEET = "is a spreadsheet, whatever its name says; give it the ending .xlsx, or save it as CSV"
-_BEGINNINGS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # of spreadsheets
+_MISNAMED = "is a spreadsheet, whatever its name says; give it the ending .xlsx, or save it as CSV"
+_OTHER_SPREADSHEET = "is a spreadsheet in another format than .xlsx; open it and save it as .xlsx or CSV"
+_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"  # how .xlsx and .ods begin, and .xls
 
 
 class _UnreadableError(Exception):
@@ -276,9 +277,8 @@ def _sheet_records(file: DataFile, data: bytes, wanted: _Wanted) -> Iterator[tup
 
 def _decoded(file: DataFile, data: bytes) -> str:
     """UTF-8, or UTF-16 with its byte order mark; a table may be in Windows-1254 too, as Excel saves it in Turkey."""
-    if data.startswith(_BEGINNINGS):
-        known = file.path.suffix.lower() in (*_TABLES, *_JSONL, ".json", ".xls", ".ods")
-        raise _UnreadableError(_SPREADSHEET if known else _UNKNOWN_KIND)
+    if data.startswith((_ZIP, _OLE)):
+        raise _UnreadableError(_spreadsheet(file.path.suffix.lower(), data))
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         try:
             return data.decode("utf-16")
@@ -290,6 +290,13 @@ def _decoded(file: DataFile, data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         return _in_windows_1254(file, data, exc)
+
+
+def _spreadsheet(ending: str, data: bytes) -> str:
+    """What to do with a file that is no text."""
+    if ending not in (*_TABLES, *_JSONL, ".json", ".xls", ".ods"):
+        return _UNKNOWN_KIND
+    return _OTHER_SPREADSHEET if data.startswith(_OLE) or ending == ".ods" else _MISNAMED
 
 
 def _utf16_without_mark(data: bytes) -> str:

@@ -28,7 +28,7 @@ class Gpu:
 # an A10: zai-org/CogVLM#236; 39.50 of an A100: TianheWu/CoSeR#10; 79.25: HiDream-ai/VAREdit#6). GeForce GPUs and the A5000
 # of 24 GB have 24,564 to 24,576 MiB in nvidia-smi, A10G and L4, which correct errors, 23,028 and 23,034. The
 # T4: 14.56 (Zheng-Chong/CatVTON#133), V100: 31.75 (hiyouga/LlamaFactory#182), L40S: 44.42 (stepfun-ai/Step-Video-T2V#8);
-# those of the V100 16GB, the H100 and the H200 are assumed.
+# H100: measured, docs/gpu-memory.md; those of the V100 16GB and the H200 are assumed.
 # Speed: NVIDIA's whitepapers of Volta and Turing (fp32: neither has bf16), GA102 (RTX 3090), Ada (RTX 4090, L4), A100 and
 # H100 (SXM; the H200 has the same chip); half of the datasheets of A5000 and L40S, which count sparsity;
 # https://www.baseten.co/blog/nvidia-a10-vs-a10g-for-ml-model-inference/ for the A10G.
@@ -44,7 +44,7 @@ _KNOWN = (
     Gpu("l40s", "L40S", round(44.42 * _GIB), 362.0),
     Gpu("a100", "A100 40GB", round(39.50 * _GIB), 312.0),
     Gpu("a100-80gb", "A100 80GB", round(79.25 * _GIB), 312.0),
-    Gpu("h100", "H100 80GB", round(79.10 * _GIB), 989.0),
+    Gpu("h100", "H100 80GB", round(79.18 * _GIB), 989.0),
     Gpu("h200", "H200", round(139.8 * _GIB), 989.0),
 )
 GPUS = {gpu.key: gpu for gpu in _KNOWN}

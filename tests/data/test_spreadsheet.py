@@ -161,7 +161,7 @@ def test_what_only_looks_like_a_spreadsheet(tmp_path: Path) -> None:
         "empty.xlsx": (b"", "is not an .xlsx file, or is damaged"),
         "zip.xlsx": (zipped({"a.txt": b"hello"}), "cannot be read as a spreadsheet ("),
         "named.csv": ((tmp_path / "whole.xlsx").read_bytes(), "is a spreadsheet, whatever its name says"),
-        "old.xls": (b"\xd0\xcf\x11\xe0" + bytes(600), "is a spreadsheet, whatever its name says"),
+        "old.xls": (b"\xd0\xcf\x11\xe0" + bytes(600), "is a spreadsheet in another format than .xlsx; open it"),
     }
     for name, (data, reason) in contents.items():
         (tmp_path / name).write_bytes(data)

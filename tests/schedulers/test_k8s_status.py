@@ -404,8 +404,8 @@ QUEUES: dict[str, tuple[Object, Object | None, list[str]]] = {
         ),
         ["preempted in the queue gpus: Preempted to accommodate a workload (UID: u); it continues from its checkpoint once"],
     ),
-    "taken back": (
-        queued(), workload(condition("Evicted", reason="PodsReadyTimeout")), ["taken back (PodsReadyTimeout) in the queue"]
+    "evicted": (
+        queued(), workload(condition("Evicted", reason="PodsReadyTimeout")), ["evicted (PodsReadyTimeout) in the queue"]
     ),
     "admitted": (
         queued(suspended=False),

@@ -246,7 +246,7 @@ class _Unfinished:
             return _waiting("Suspended", message or "somebody suspended its Job")
         conditions = conditions_of(self.workload or {})
         if evicted := conditions.get("Evicted"):
-            how = "preempted" if evicted.get("reason") == "Preempted" else f"taken back ({evicted.get('reason')})"
+            how = "preempted" if evicted.get("reason") == "Preempted" else f"evicted ({evicted.get('reason')})"
             why = _one_line(str(evicted.get("message") or "")).rstrip(".")
             then = "it continues from its checkpoint once it is admitted again"
             return _waiting("Suspended", f"{how} in the queue {queue}{f': {why}' if why else ''}; {then}")
