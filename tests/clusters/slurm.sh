@@ -172,7 +172,8 @@ SlurmctldLogFile=$state/log/slurmctld.log
 SlurmdLogFile=$state/log/slurmd.%n.log
 SlurmdParameters=config_overrides
 SlurmctldTimeout=30
-SlurmdTimeout=15
+# One message asks both nodes: while it waits for a killed one, nothing is heard of the other, which is not to be given up.
+SlurmdTimeout=30
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 GresTypes=gpu
