@@ -10,8 +10,9 @@
 #   k8s.sh ctr ARG...            containerd's own client, in Kubernetes' namespace
 #   k8s.sh down                  stop what this script started, and drop its state
 #
-# The node has two nvidia.com/gpu (a count: there is no device behind it). Pods reach this machine at 10.124.0.1. There is no
-# cluster DNS. This Kubernetes is v1.20: the server drops fields that are newer.
+# The node has two nvidia.com/gpu (a count: there is no device behind it). Pods reach this machine at 10.124.0.1, and the API
+# server at 10.96.0.1, as the variables that Kubernetes sets say. There is no cluster DNS. This Kubernetes is v1.20: the server
+# drops fields that are newer.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 home=${K8S_HOME:-/opt/k8s-e2e}
@@ -20,7 +21,7 @@ data=/var/lib/k8s-e2e
 bin=$home/bin
 node_ip=10.124.0.1 # of a bridge of this script's own
 pod_network=10.123.0.0/24
-port=16443
+api_ip=10.96.0.1 # of the service kubernetes, by which pods ask the API server: it listens there itself, without kube-proxy
 gpus=2
 export KUBECONFIG=$state/admin.conf
 
@@ -86,7 +87,7 @@ make_keys() {
     cat >"$state/admin.conf" <<END
 apiVersion: v1
 kind: Config
-clusters: [{name: e2e, cluster: {server: "https://127.0.0.1:$port", certificate-authority: $state/certs/apiserver.crt}}]
+clusters: [{name: e2e, cluster: {server: "https://$api_ip", certificate-authority: $state/certs/apiserver.crt}}]
 users:
 - {name: admin, user: {token: e2e-admin-token}}
 - {name: user, user: {token: e2e-user-token}}
@@ -124,6 +125,7 @@ END
     ip link show e2e0 >/dev/null 2>&1 || {
         ip link add e2e0 type bridge
         ip addr add $node_ip/32 dev e2e0
+        ip addr add $api_ip/32 dev e2e0
         ip link set e2e0 up
     }
 }
@@ -173,9 +175,9 @@ start() {
             --initial-cluster default=http://127.0.0.1:12380
         ;;
     apiserver)
-        daemon apiserver "$bin/kube-apiserver" --etcd-servers=http://127.0.0.1:12379 --secure-port=$port \
-            --bind-address=127.0.0.1 --cert-dir="$state/certs" --token-auth-file="$state/tokens.csv" \
-            --authorization-mode=RBAC --service-cluster-ip-range=10.96.0.0/24 \
+        daemon apiserver "$bin/kube-apiserver" --etcd-servers=http://127.0.0.1:12379 --secure-port=443 \
+            --bind-address=$api_ip --advertise-address=$node_ip --cert-dir="$state/certs" \
+            --token-auth-file="$state/tokens.csv" --authorization-mode=RBAC --service-cluster-ip-range=10.96.0.0/24 \
             --service-account-key-file="$state/sa.pub" --service-account-signing-key-file="$state/sa.key" \
             --service-account-issuer=https://e2e --kubelet-preferred-address-types=InternalIP \
             --feature-gates=TTLAfterFinished=true --allow-privileged=true
@@ -183,7 +185,8 @@ start() {
         ;;
     controller-manager)
         daemon controller-manager "$bin/kube-controller-manager" --kubeconfig="$KUBECONFIG" \
-            --service-account-private-key-file="$state/sa.key" --use-service-account-credentials=false \
+            --service-account-private-key-file="$state/sa.key" --root-ca-file="$state/certs/apiserver.crt" \
+            --use-service-account-credentials=false \
             --feature-gates=TTLAfterFinished=true --secure-port=0 --port=0 --leader-elect=false \
             --pod-eviction-timeout=10s --node-monitor-grace-period=15s
         ;;
