@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from cefr_batch.errors import StoreError, WaitTimeout
@@ -14,6 +15,8 @@ from cefr_batch.runner.status import RunState
 from cefr_batch.runner.submission import read_submission
 from cefr_batch.schedulers.base import QUEUED_SECONDS, State
 from cefr_batch.store.base import Store
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 5.0
 # A failed job may be retried: Kubernetes waits up to 6 minutes before it does, and then a node must be free.
@@ -72,11 +75,15 @@ def wait_until_ended(
     unavailable, it is asked again.
     """
     clock = clock or Clock()
-    left, given_up = list(runs), set[str]()
+    left, given_up, unasked = list(runs), set[str](), set[str]()
     started: dict[str, float] = {}
     last_news = clock.monotonic()
     while waiting := [run for run in left if run not in given_up]:
-        known = {one.run: one.settled for one in look(waiting) if one.observed and one.state is not State.UNKNOWN}
+        states = look(waiting)
+        for lost in (one for one in states if one.state is State.UNKNOWN and one.run not in unasked):
+            unasked.add(lost.run)
+            log.warning("%s: %s; its end is looked for in the store", lost.run, lost.reason)
+        known = {one.run: one.settled for one in states if one.observed and one.state is not State.UNKNOWN}
         ended = {run for run in waiting if known.get(run, False) or (run not in known and _ended(store, run))}
         new = {run for run in waiting if run not in started and run not in ended and _has_started(store, run)}
         now = clock.monotonic()

@@ -194,6 +194,19 @@ def test_where_no_scheduler_can_be_asked_a_heartbeat_does_not_prolong_the_wait(
     assert 600 <= time.now < 700
 
 
+def test_why_a_scheduler_cannot_be_asked_is_said_once(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    time = FakeTime()
+    submitted(store, monkeypatch)
+    monkeypatch.setattr(SaysLauncher, "answer", Observation(State.UNKNOWN, "its cluster gave no certificate"))
+    put(store, layout.STATUS, status(RUN, "RUNNING", updated_at=ago(600)))
+    Session(store, clock=time.clock).wait_in_job([RUN], 600)
+    (told,) = caplog.messages
+    assert told.startswith(f"{RUN}: its cluster gave no certificate; ")
+    assert told.endswith("; its end is looked for in the store")
+
+
 def test_a_complete_run_is_waited_for_until_its_evaluations_have_ended(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
