@@ -20,8 +20,6 @@ WORKERS    ?= 2
 DEMO_STORE  = runs/demo
 DEMO_REPORT = report
 DEMO_LEVELS = --level A1 --level A2 --level B1
-# Enough answers for a verdict; those of the untrained model asked in other ways would double the time.
-DEMO_SETTINGS = --set generation.examples=6 --set generation.baselines=[]
 # make demo OPEN=1 serves the report's folder at the end
 OPEN       ?=
 OPEN_PORT  ?= 8000
@@ -63,7 +61,7 @@ setup-unsloth: .venv-unsloth/.installed ## .venv-unsloth with the Unsloth backen
 	touch $@
 
 demo: $(VENV)/.running ## train A1, A2 and B1 on the starter corpus with a small real model, then compare them
-	$(BIN)/cefr-batch submit $(DEMO_LEVELS) --profile smoke $(DEMO_SETTINGS) --cluster local --store $(DEMO_STORE) --wait
+	$(BIN)/cefr-batch submit $(DEMO_LEVELS) --profile smoke --cluster local --store $(DEMO_STORE) --wait
 	$(BIN)/cefr-batch report $(DEMO_LEVELS) --store $(DEMO_STORE) --out $(DEMO_REPORT)
 	@echo "Read $(DEMO_REPORT)/report.html. Try the models: $(BIN)/cefr-batch serve $(DEMO_LEVELS) --store $(DEMO_STORE)"
 	$(if $(OPEN),@echo "Here: http://127.0.0.1:$(OPEN_PORT)/report.html (Ctrl-C ends it)" && \
