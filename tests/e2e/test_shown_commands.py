@@ -82,14 +82,16 @@ def folder(trained: Path, tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def _spreadsheet(path: Path) -> None:
-    """A2 pairs of which one is nearly another, one word is above the level, and one sentence is far from it."""
+    """A2 pairs of which five are nearly another, two words are above the level, and two sentences far from it."""
     book = openpyxl.Workbook()
     sheet = book.active
     assert sheet is not None
     pairs = [(pair.word, pair.sentence) for pair in read_pairs("starter", Level.A2)]
     word, sentence = max(pairs, key=lambda pair: len(pair[1]))
     far = "Notwithstanding the daunting constitutional ramifications, the legislature, having deliberated, acquiesced."
-    for row in [("word", "sentence"), *pairs, (word, sentence.replace(".", "!!")), ("daunting", far)]:
+    above = [("daunting", far), ("daunting", far.replace("legislature", "senate"))]
+    nearly = [(word, sentence.replace(".", end)) for end in ("!!", "?!", "!?", "??")]
+    for row in [("word", "sentence"), *above, *pairs, *nearly]:
         sheet.append(row)
     book.save(path)
 
