@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cefr_batch.i18n.language import NONE, Language
-from cefr_batch.records.level_figures import BINS_PER_LEVEL, SCALE, TextLevels
+from cefr_batch.records.level_figures import BINS_PER_LEVEL, SCALE, LevelFigures, TextLevels
 from cefr_batch.report.collect import Report, Result
 from cefr_batch.report.compare import compare
 from cefr_batch.report.curves import PICTURES
@@ -49,7 +49,8 @@ def pictures(report: Report, language: str) -> dict[str, bytes]:
     with own_style():
         figures: dict[str, Figure] = {}
         if list(heat_rows(report, t)):
-            figures |= {PICTURES.distributions: _distributions(report, t), PICTURES.heat_map: _heat_map(report, t)}
+            texts = {label: one.tuned.greedy for label, one in measured(report) if one.tuned}
+            figures |= {PICTURES.distributions: level_distributions(texts, t), PICTURES.heat_map: _heat_map(report, t)}
         if crossed:
             figures[PICTURES.crossed] = _matrix(crossed, t)
         if len(comparison.labels) > 1:
@@ -76,14 +77,13 @@ def _matrix(found: Matrix, t: ReportLanguage) -> Figure:
     return figure
 
 
-def _distributions(report: Report, t: Language) -> Figure:
+def level_distributions(levels: Mapping[str, LevelFigures], t: Language) -> Figure:
     """A chart for each level, all with one scale."""
-    levels = [(label, one.tuned.greedy) for label, one in measured(report) if one.tuned]
     columns = min(3, len(levels))
     rows = math.ceil(len(levels) / columns)
-    figure = new_figure(3.5 * columns, 2.4 * rows)
+    figure = new_figure(3.5 * columns, 0.5 + 2.4 * rows)
     charts = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-    for axes, (label, figures) in zip(charts, levels, strict=False):
+    for (label, figures), axes in zip(levels.items(), charts, strict=False):  # charts last: it then keeps the rest
         axes.set_title(label, fontsize="medium", parse_math=False)
         _steps(axes, figures.written, t.text("the model's sentences"), colour=_MODEL, fill=True)
         _steps(axes, figures.references, t.text("the level's own sentences"), colour=_OWN, fill=False)
@@ -94,7 +94,8 @@ def _distributions(report: Report, t: Language) -> Figure:
     for axes in list(charts):
         axes.set_visible(False)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    # At the top: below, it would be drawn over the title of the axis. Two entries are wider than one chart.
+    figure.legend(handles, names, loc="outside upper center", ncols=min(2, columns), frameon=False)
     figure.supxlabel(t.text("estimated level"), fontsize="medium")
     figure.supylabel(t.text("share of the sentences, %"), fontsize="medium")
     return figure

@@ -15,8 +15,9 @@ from PIL import Image
 from support.report_stores import A1, B1, add_complete, three_levels
 
 from cefr_batch.i18n.language import Language
+from cefr_batch.records.level_figures import LevelFigures, TextLevels, WithInterval
 from cefr_batch.report.collect import Result, collect
-from cefr_batch.report.pictures import level_grid, level_overlay, pictures
+from cefr_batch.report.pictures import level_distributions, level_grid, level_overlay, pictures
 from cefr_batch.store.local import LocalStore
 
 
@@ -71,6 +72,33 @@ def test_the_overlay_has_a_curve_for_each_level_that_was_evaluated(levels: dict[
     labels = [str(line.get_label()) for line in figure.axes[0].get_lines()]
     assert [label for label in labels if not label.startswith("_")] == ["B1", "untrained model", r"\$x"]
     assert "no data" in texts(level_overlay({"C1": levels["C1"]}, Language("en")))
+
+
+@pytest.mark.parametrize("language", ["en", "tr"])
+@pytest.mark.parametrize("number", range(1, 6))
+def test_the_distributions_have_a_legend_that_is_whole_and_covers_nothing(number: int, language: str) -> None:
+    none = WithInterval(value=0.0)
+    sentences = TextLevels(
+        texts=20, measured_texts=20, units=20, sentences=20, mean=none, level_percent={},
+        histogram=[20] + [0] * 19, rmse=none, within_half_percent=none, within_one_percent=none,
+    )  # fmt: skip
+    levels = {
+        level: LevelFigures(target=level, written=sentences, references=sentences, gap=None)
+        for level in ("A1", "A2", "B1", "B2", "C1")[:number]
+    }
+    figure = level_distributions(levels, Language(language))
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 2
+    box, shown = legend.get_window_extent(), [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == number
+    titles = [text for text in figure.texts if text.get_text()]
+    assert len(titles) == 2
+    for one in (box, *(title.get_window_extent() for title in titles)):
+        assert 0 <= one.x0 <= one.x1 <= figure.bbox.width
+        assert 0 <= one.y0 <= one.y1 <= figure.bbox.height
+    covered = [part.get_window_extent() for part in (*titles, *shown, *(axes.title for axes in shown))]
+    assert not box.count_overlaps(covered)
 
 
 def test_a_turkish_report_has_turkish_pictures(levels: dict[str, Result]) -> None:
