@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from cefr_batch.config.schema import RunSpec
 
-_HEADINGS = ("RUN", "STATE", "STAGE", "STEP", "LOSS", "EVAL LOSS", "TIME LEFT")
+_HEADINGS = ("RUN", "STATE", "STAGE", "STEP", "LOSS", "EVAL LOSS", "TRAINING LEFT")
 _LONGEST_SECONDS = 100 * 365 * 86400.0
 _UNLIMITED = 100_000  # columns
-_ON_TERMINAL = ("RUN", "STATE", "STAGE", "LOSS", "EVAL", "LEFT", "ELAPSED")
+_ON_TERMINAL = ("RUN", "STATE", "STAGE", "LOSS", "EVAL", "TRAINING\nLEFT", "ELAPSED")
 _WIDE = 100  # columns of a terminal that has room for bars
 _BAR = 12  # columns
 _TRAINING = ("train", "publish")  # stages whose steps are those of training; others count examples and texts

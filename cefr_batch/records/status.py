@@ -18,7 +18,7 @@ class Progress(StoredRecord):
     epoch: float | None = None
     loss: float | None = None  # nats per token, of the last training step
     eval_loss: float | None = None  # nats per token, of the last evaluation
-    eta_seconds: float | None = None
+    eta_seconds: float | None = None  # until the last training step; None from then on
 
 
 class Status(Progress):

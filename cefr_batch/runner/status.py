@@ -46,7 +46,7 @@ class RunState:
     epoch: float | None = None
     loss: float | None = None
     eval_loss: float | None = None
-    eta_seconds: float | None = None  # until the stage ends
+    eta_seconds: float | None = None  # until the last training step
     attempt: int | None = None
     updated_at: str | None = None
     submitted_at: str | None = None

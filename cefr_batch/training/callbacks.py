@@ -157,7 +157,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
             epoch=state.epoch,
             loss=next((row["loss"] for row in reversed(history) if "loss" in row), None),
             eval_loss=next((row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None),
-            eta_seconds=round(rate * left, 1) if rate is not None else None,
+            eta_seconds=round(rate * left, 1) if left and rate is not None else None,
         )
 
 

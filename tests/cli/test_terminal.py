@@ -124,21 +124,24 @@ def running() -> RunState:
 def test_steps_are_those_of_training_and_a_bar_shows_how_much_of_a_stage_is_done() -> None:
     evaluating = replace(running(), step=6, steps=8)
     training = replace(running(), stage="train", step=3, steps=12)
-    heading, first, second = shown([evaluating, training])
+    above, heading, first, second = shown([evaluating, training])
     assert heading.split() == ["RUN", "STATE", "STAGE", "LOSS", "EVAL", "LEFT", "ELAPSED"]
+    assert above.split() == ["TRAINING"]
+    assert above.index("TRAINING") == heading.index("LEFT")
     assert "baseline (6/8)" in first
     assert "train, step 3/12" in second
     assert all("━" in line for line in (first, second))
     assert "step" not in progress_line(evaluating)
     assert "stage baseline (6/8)" in progress_line(evaluating)
     assert "step 3/12" in progress_line(training)
+    assert progress_line(replace(training, eta_seconds=65.0)).endswith(", training left 1 minute and 5 seconds")
     plain = as_text(*progress_table([evaluating, training]))
     assert "━" not in plain
     assert [line.split()[2:4] for line in plain.splitlines()[1:]] == [["baseline", "(6/8)"], ["train", "3/12"]]
 
 
 def test_a_stage_whose_length_is_not_known_shows_that_time_passes() -> None:
-    (_, line) = shown([running()])
+    line = shown([running()])[-1]
     assert "━" in line
     assert re.search(r" 1:0[67]:\d\d ", line)
 
@@ -146,18 +149,18 @@ def test_a_stage_whose_length_is_not_known_shows_that_time_passes() -> None:
 def test_the_time_of_a_run_that_ended_stands_still() -> None:
     ended = replace(running(), state=State.SUCCEEDED, stage="publish", settled=True)
     ended = replace(ended, submitted_at="2026-11-26T06:00:00+00:00", updated_at="2026-11-26T07:05:07+00:00")
-    (_, line) = shown([ended])
+    line = shown([ended])[-1]
     assert line.rstrip().endswith(" 1:05:07")
     assert "━" not in line
-    assert len(shown([replace(ended, submitted_at=None)])) == 2
+    assert len(shown([replace(ended, submitted_at=None)])) == 3
 
 
 def test_80_columns_keep_names_states_and_times_whole() -> None:
     state = replace(running(), stage="train", step=300, steps=1200, loss=1.25, eval_loss=1.5, eta_seconds=65.0)
     run = "llama1b-b1-unsloth-v12"
     lines = shown([replace(state, run=run)], width=80)
-    assert lines[1].startswith(f"{run}  RUNNING  train, step")
+    assert lines[2].startswith(f"{run}  RUNNING  train, step")
     for part in (" 1.250 ", " 1.500 ", " 1:05 ", " 1:06:"):
-        assert part in lines[1]
-    assert "300/1200" in " ".join(lines[1:3])
+        assert part in lines[2]
+    assert "300/1200" in " ".join(lines[2:4])
     assert all(len(line.rstrip()) <= 80 for line in lines)

@@ -1,8 +1,10 @@
-"""What training leaves for TensorBoard."""
+"""What training reports, and leaves for TensorBoard."""
 
 from __future__ import annotations
 
+import itertools
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +14,9 @@ from cefr_batch.config.load import load_spec
 from cefr_batch.errors import JobFailed
 from cefr_batch.records import layout
 from cefr_batch.records.checkpoint import Checkpoint
-from cefr_batch.records.document import write_file
+from cefr_batch.records.document import read_file, write_file
 from cefr_batch.records.layout import WorkDir
+from cefr_batch.records.status import Progress
 from cefr_batch.training.callbacks import Steps
 from cefr_batch.training.progress import ProgressFile
 
@@ -52,6 +55,18 @@ def test_steps_that_a_restart_repeats_are_shown_once(
     events.Reload()
     shown = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert shown == list({**kept, **again}.items())
+
+
+@pytest.mark.parametrize(("last", "left"), [(8, True), (9, False)])
+def test_no_time_is_left_in_training_after_its_last_step(
+    last: int, left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(time, "monotonic", itertools.count(1.0, 10.0).__next__)  # no report comes too soon
+    work = WorkDir(tmp_path)
+    train(work, None, dict.fromkeys(range(1, last + 1), 1.0))
+    progress = read_file(Progress, work.progress)
+    assert (progress.step, progress.eta_seconds is not None) == (last, left)
 
 
 @pytest.mark.parametrize("key", ["eval_loss", "grad_norm"])
