@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cefr_batch.cli.cmd_pull import PULLED
+from cefr_batch.cli.notice import notice_if_slow
 from cefr_batch.cli.options import echo_json, json_option, runs_options, session_option
 from cefr_batch.cli.printable import printable
 from cefr_batch.cli.progress import byte_progress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cefr_batch.config.schema import RunSpec
     from cefr_batch.evaluation.generation import Sampling
 
+_SLOW = "Still working: to load a model and write with it can take minutes without a GPU."
 _MOST_CHARACTERS = 1_000_000  # of standard input: more than so many words have
 
 
@@ -77,7 +79,7 @@ def command(
     folder = _fetched(merged)
     _refuse_control_tokens(folder, asked)
     _warn(spec, chosen[0], len(asked))
-    with training_libraries():
+    with training_libraries(), notice_if_slow(_SLOW):
         from cefr_batch.evaluation.generation import Sampling
 
         sampling = Sampling(temperature, top_p, seed) if sample else None

@@ -121,6 +121,15 @@ def test_a_model_is_fetched_once_and_verified_each_time(
     assert not weights.exists(), "the copy in ./pulled should do"
 
 
+def test_slow_work_is_announced_apart_from_the_answer(
+    cefr_batch: Command, run: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cefr_batch.cli.notice.SLOW_SECONDS", 0.0)
+    result = cefr_batch("generate", run, "--words", ",".join(WORDS))
+    assert (result.code, result.out) == (0, f"{printable(expected(tiny_model, WORDS))}\n")
+    assert result.err == "Still working: to load a model and write with it can take minutes without a GPU.\n"
+
+
 def test_another_number_of_words_than_it_was_trained_on_is_told(cefr_batch: Command, run: str) -> None:
     result = cefr_batch("generate", run, "--words", "travel")
     assert result.code == 0
