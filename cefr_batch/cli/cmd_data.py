@@ -132,26 +132,43 @@ def _beside(path: Path, problem: Problem) -> str:
     return str(problem).removeprefix(f"{path}: ")
 
 
-@command.command(short_help="Count examples and words, measure the longest example.")
+@command.command(short_help="Count examples, words and sentences, measure the longest example.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_file)
-@click.option("--eval", "evaluation", metavar="FILE", type=_file, help="Evaluation examples: also show the leakage.")
+@click.option("--eval", "evaluation", metavar="FILE", type=_file, help="Evaluation data: also show the leakage.")
 @click.option("--model", metavar="NAME", help="Count tokens with the tokenizer of this model (as model.name in a job).")
 @click.option("--level", "estimate", is_flag=True, help="Estimate the sentences' CEFR level: 1 is A1 … 6 is C2.")
+@layout_options
 @json_option
-def stats(files: Sequence[Path], evaluation: Path | None, model: str | None, estimate: bool, as_json: bool) -> None:
-    """Count the examples and unique words of files in list format, and measure the longest example.
+def stats(
+    files: Sequence[Path],
+    evaluation: Path | None,
+    model: str | None,
+    estimate: bool,
+    columns: str | None,
+    sheet: str | None,
+    as_json: bool,
+) -> None:
+    """Count the examples, unique words and sentences of files, and measure the longest example.
+
+    Of sentence pairs, each of which counts once, the words and sentences alone: examples are built from them later.
 
     The estimated level is the mean over all sentences. It pulls towards the middle: compare it with that of sentences
     whose level is known (docs/level-estimator.md).
     """
     from cefr_batch.data import leakage
-    from cefr_batch.data.examples import read_examples
-    from cefr_batch.data.stats import stats_of
+    from cefr_batch.data.checks import read_either
+    from cefr_batch.data.io import TableLayout
+    from cefr_batch.data.stats import stats_of, stats_of_pairs
 
+    layout = TableLayout.parse(columns, sheet)
     paths = [*files, evaluation] if evaluation else list(files)
-    sides = {path: read_examples(path) for path in paths}
+    read = {path: read_either(path, layout) for path in paths}
+    sides = {path: examples for path, (examples, _) in read.items()}
     count = _counter(model) if model else None
-    rows = {click.format_filename(path): stats_of(examples, count) for path, examples in sides.items()}
+    rows = {
+        click.format_filename(path): stats_of_pairs(examples) if are_pairs else stats_of(examples, count)
+        for path, (examples, are_pairs) in read.items()
+    }
     leak = leakage([e for path in files for e in sides[path]], sides[evaluation]) if evaluation else None
     levels = [_mean_level(examples) for examples in sides.values()] if estimate else None
     if as_json:
@@ -201,8 +218,8 @@ def _show(rows: dict[str, Stats], leak: Leakage | None, levels: Sequence[float |
 
 def _cells(row: Stats) -> list[str]:
     longest = "" if row.longest_example_tokens is None else f"{row.longest_example_tokens:,} tokens"
-    numbers = (row.examples, row.unique_words, row.sentences, row.unique_sentences)
-    return [*(f"{number:,}" for number in numbers), longest]
+    numbers = (row.unique_words, row.sentences, row.unique_sentences)
+    return ["" if row.examples is None else f"{row.examples:,}", *(f"{number:,}" for number in numbers), longest]
 
 
 @command.command(short_help="Take examples apart, to build and split them anew.")
@@ -275,7 +292,7 @@ def build(
     given = {**settings, "columns": dict(table_layout.columns) or None, "sheet": table_layout.sheet}
     chosen = {"source": source, **{name: value for name, value in given.items() if value is not None}}
     spec = load_spec(level, overrides=[f"data.{name}={json.dumps(value)}" for name, value in chosen.items()])
-    data = load_dataset(spec.data, spec.level)
+    data = load_dataset(spec.data, spec.level, table_layout)
     with _writing(out), aside(targets[0]) as train, aside(targets[1]) as evaluation:
         train.write(data.train_bytes.decode())
         evaluation.write(data.eval_bytes.decode())

@@ -17,7 +17,7 @@ from cefr_batch.runner import Session
 from cefr_batch.schedulers import Scheduler
 
 if TYPE_CHECKING:
-    from cefr_batch.config.schema import RunSpec, TrainingSpec
+    from cefr_batch.config.schema import DataSpec, RunSpec, TrainingSpec
     from cefr_batch.planning.capacity import Fit
     from cefr_batch.planning.plan import PlannedTexts
     from cefr_batch.runner.plan import RunPlan
@@ -65,7 +65,8 @@ def command(
     else:
         shown = plans if len(plans) <= _COLUMNS else [one for one in plans if one.varied == plans[0].varied]
         columns = [_column(one, profile) for one in shown]
-        show(table([(name, *(column[name] for column in columns)) for name in columns[0]]))
+        rows = [(name, *(column[name] for column in columns)) for name in columns[0]]
+        show(table([row for row in rows if any(row[1:])]))
         if len(shown) < len(plans):
             first = f"the table shows those with {', '.join(plans[0].varied)}, --json shows all"
             click.echo(f"{len(plans)} runs in all; {first}.")
@@ -84,7 +85,7 @@ def _column(planned: RunPlan, profile: str | None) -> dict[str, str]:
         **({"Varied": "\n".join(planned.varied)} if planned.varied else {}),
         "Model": spec.model.name + (f"\nfrom the adapter of {spec.model.adapter}" if spec.model.adapter else ""),
         "Backend": spec.backend,
-        "Data": f"{data.source}\nsplit by {data.split_by}" if data.source else f"{data.train}\n{data.eval}",
+        **_data_rows(data),
         "Training examples": f"{plan.train.examples:,}",
         "Evaluation examples": f"{plan.eval.examples:,}{used}",
         "Sentences seen in training": f"{planned.leakage.sentences_percent:.1f} % of evaluation's",
@@ -103,6 +104,19 @@ def _column(planned: RunPlan, profile: str | None) -> dict[str, str]:
         "Evaluations": _listed([f"step {one.step}, epoch {one.epoch:.2f}" for one in plan.evaluations]),
         "Checkpoints": _listed([f"step {step}" for step in plan.checkpoints]),
         **(_fit_rows(planned.fit) if planned.fit else {}),
+    }
+
+
+def _data_rows(data: DataSpec) -> dict[str, str]:
+    """Ready examples have the words that they have: an empty cell."""
+    from cefr_batch.config.schema import STARTERS
+
+    if not data.source:
+        return {"Data": f"{data.train}\n{data.eval}", "Words per example": ""}
+    whose = " (the starter corpus, no data of your own)" if data.source in STARTERS else ""
+    return {
+        "Data": f"{data.source}{whose}\nsplit by {data.split_by}",
+        "Words per example": f"{data.words_per_example:,}",
     }
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cefr_batch.data.examples import numbered_examples, pairs_in, sentences_in
+from cefr_batch.data.examples import Example, numbered_examples, pairs_in, parse_examples, sentences_in
 from cefr_batch.data.io import DataFile, Diagnostics, TableLayout, read_data_file
 from cefr_batch.data.near_duplicates import NearDuplicates
-from cefr_batch.data.pairs import Pair, numbered_pairs, record_kind
+from cefr_batch.data.pairs import Pair, distinct, numbered_pairs, parse_pairs, record_kind
 from cefr_batch.data.special_tokens import SpecialTokens
 
 FEW_SENTENCES = 50  # different ones of a file; the intervals of a report resample them
@@ -45,7 +45,7 @@ def check_file(path: Path, tokens: SpecialTokens | None = None, layout: TableLay
     file = read_data_file(path, layout)
     if tokens:
         _find_control_tokens(file, tokens)
-    if record_kind(file.first) == "sentence pairs" or (not file.records and path.suffix.lower() != ".json"):
+    if _holds_pairs(file):
         pairs, holds = numbered_pairs(file), "sentence pairs"
         good, sentences = len(pairs), [pair.sentence for _, pair in pairs]
     else:
@@ -54,6 +54,24 @@ def check_file(path: Path, tokens: SpecialTokens | None = None, layout: TableLay
         pairs = [(number, pair) for example, number in examples.items() for pair in pairs_in(example)]
         _warn_of_few_sentences(file, sentences)
     return FileCheck(holds, good, file, tuple(dict.fromkeys(sentences)), tuple(pairs))
+
+
+def _holds_pairs(file: DataFile) -> bool:
+    """By its first record; of a file without any by its name."""
+    return record_kind(file.first) == "sentence pairs" or (not file.records and file.path.suffix.lower() != ".json")
+
+
+def read_either(path: Path, layout: TableLayout) -> tuple[tuple[Example, ...], bool]:
+    """A file's examples, or its sentence pairs as an example each; and whether they are pairs. Raises ``DataError``."""
+    file = read_data_file(path, layout)
+    are_pairs = _holds_pairs(file)
+    if are_pairs:
+        pairs = distinct(parse_pairs(file, warn=False))
+        examples = [Example(f"1. {pair.word}", "", f"1. {pair.sentence}") for pair in pairs]
+    else:
+        examples = parse_examples(file, warn=False)
+    file.diagnostics.raise_errors()
+    return tuple(examples), are_pairs
 
 
 def _warn_of_few_sentences(file: DataFile, sentences: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cefr_batch.data.build import build_examples, held_out_of
 from cefr_batch.data.examples import Example, list_format, parse_examples, sha256_of
-from cefr_batch.data.io import Diagnostics, TableLayout, read_data_file
+from cefr_batch.data.io import BY_SETTING, Diagnostics, TableLayout, read_data_file, read_examples_file
 from cefr_batch.data.pairs import read_pairs
 from cefr_batch.data.stats import words_of
 from cefr_batch.errors import DataError, Problem
@@ -56,15 +56,19 @@ class Dataset:
 def layout_of(spec: DataSpec) -> TableLayout:
     """Which sheet and columns of its source the settings name."""
     columns = spec.columns.model_dump(exclude_none=True) if spec.columns else {}
-    return TableLayout(columns, spec.sheet)
+    return TableLayout(columns, spec.sheet, BY_SETTING)
 
 
-def load_dataset(spec: DataSpec, level: Level) -> Dataset:
-    """Build the examples from sentence pairs, or read them. Raises ``DataError`` with the problems of all files."""
+def load_dataset(spec: DataSpec, level: Level, named: TableLayout | None = None) -> Dataset:
+    """Build the examples from sentence pairs, or read them. Raises ``DataError`` with the problems of all files.
+
+    ``named``: the layout of the source, where options of a command say it; by default the settings'.
+    """
     if spec.source is not None:
-        train, evaluation = build_examples(read_pairs(spec.source, level, layout_of(spec)), spec, level)
+        pairs = read_pairs(spec.source, level, named or layout_of(spec))
+        train, evaluation = build_examples(pairs, spec, level)
         return Dataset(tuple(train), tuple(evaluation))
-    files = [read_data_file(Path(str(name))) for name in (spec.train, spec.eval)]
+    files = [read_examples_file(Path(str(name))) for name in (spec.train, spec.eval)]
     sides = [tuple(parse_examples(file, warn=False)) for file in files]
     Diagnostics([error for file in files for error in file.diagnostics.errors]).raise_errors()
     return Dataset(*sides)

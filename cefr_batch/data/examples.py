@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cefr_batch.data.inflection import uses_word
-from cefr_batch.data.io import DataFile, kind, read_data_file, unusable_character
+from cefr_batch.data.io import DataFile, kind, read_examples_file, unusable_character
 from cefr_batch.data.pairs import CONVERSATIONS, Pair, record_kind
 
 # A line such as "3. A sentence." or "3) A sentence."
@@ -86,7 +86,7 @@ def numbered_lines(text: str) -> list[Line]:
 
 def read_examples(path: Path) -> tuple[Example, ...]:
     """The examples of a list-format file. Raises ``DataError`` with what is wrong with it."""
-    file = read_data_file(path)
+    file = read_examples_file(path)
     examples = parse_examples(file, warn=False)
     file.diagnostics.raise_errors()
     return tuple(examples)

@@ -31,12 +31,36 @@ _PAIR = ("word", "sentence")  # the columns of a table of sentence pairs
 
 
 @dataclass(frozen=True)
+class WayOut:
+    """What to do about a table that lacks the columns, and about a workbook that has them in several sheets or hidden: what
+    the user can say depends on the command."""
+
+    columns: str
+    sheet: str
+
+
+_OTHER_NAMES = "if its columns have other names, say so"
+_ALONE = "save the sheet to read alone as CSV"
+BY_OPTION = WayOut(f"{_OTHER_NAMES}: --columns word=…,sentence=…", f"name the one to read with --sheet, or {_ALONE}")
+BY_SETTING = WayOut(
+    f"{_OTHER_NAMES}, as in --set data.columns.word=Kelime --set data.columns.sentence=Cümle, or in the level's file "
+    "under data: columns: {word: Kelime, sentence: Cümle}",
+    f"name the one to read with --set data.sheet=…, or in the level's file under data: sheet: …; or {_ALONE}",
+)
+_NO_NAMES = WayOut("", _ALONE)  # for tables whose columns have fixed names
+_NO_TABLE = WayOut(
+    "a table holds sentence pairs; give it as data.source, or run `cefr-batch data build`", _ALONE
+)  # where examples are asked for
+
+
+@dataclass(frozen=True)
 class TableLayout:
     """Where a file has what is asked for. ``columns``: our name of a column (or key) → the file's; ``sheet``: of a
-    spreadsheet, by default the only one that has the columns."""
+    spreadsheet, by default the only one that has the columns; ``way_out``: how the user can say these."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     sheet: str | None = None
+    way_out: WayOut = BY_OPTION
 
     @classmethod
     def parse(cls, columns: str | None, sheet: str | None) -> TableLayout:
@@ -144,12 +168,17 @@ def read_data_file(path: Path, layout: TableLayout | None = None, *, normalize: 
     return _read(path, _Wanted(layout or TableLayout(), _PAIR), normalize)
 
 
+def read_examples_file(path: Path) -> DataFile:
+    """As ``read_data_file``, of a file that is to hold examples in list format, as no table does."""
+    return read_data_file(path, TableLayout(way_out=_NO_TABLE))
+
+
 def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> DataFile:
     """A table with these columns and perhaps others, in any order; read as ``read_data_file`` reads tables.
 
     The names of columns are case-folded. Each of these stands once; a record lacks those that its line lacks.
     """
-    return _read(path, _Wanted(TableLayout(), required, optional), normalize=True)
+    return _read(path, _Wanted(TableLayout(way_out=_NO_NAMES), required, optional), normalize=True)
 
 
 @dataclass(frozen=True)
@@ -175,19 +204,14 @@ class _Wanted:
 
     @property
     def expected(self) -> str:
-        """What a header must name, and how to say that the file calls it otherwise."""
+        """What a header must name."""
         names = ",".join(self.layout.columns.get(name, name) for name in self.required)
         return f"the first line must be {names!r}"
 
     @property
     def way_out(self) -> str:
-        """How to say that the file calls its columns otherwise; empty where that cannot be said."""
-        other = "word=…,sentence=…"
-        return (
-            f" (if its columns have other names, say so: --columns {other}, or data.columns)"
-            if self.required == _PAIR
-            else ""
-        )
+        """What to do about a table without these columns, in brackets; empty where nothing can be said."""
+        return f" ({self.layout.way_out.columns})" if self.layout.way_out.columns else ""
 
 
 def _read(path: Path, wanted: _Wanted, normalize: bool) -> DataFile:
@@ -255,7 +279,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _sheet_records(file: DataFile, data: bytes, wanted: _Wanted) -> Iterator[tuple[int, dict[str, str]]]:
-    from cefr_batch.data.spreadsheet import HeaderNotFound, SpreadsheetError, read_sheet
+    from cefr_batch.data.spreadsheet import HeaderNotFound, SheetNotChosen, SpreadsheetError, read_sheet
 
     needed = (*wanted.required, *wanted.optional)
 
@@ -268,6 +292,8 @@ def _sheet_records(file: DataFile, data: bytes, wanted: _Wanted) -> Iterator[tup
         sheet = read_sheet(file.path, data, wanted.layout.sheet, columns, file.error, file.warning)
     except HeaderNotFound as exc:
         raise _UnreadableError(f"{wanted.expected}, but {exc}{wanted.way_out}") from exc
+    except SheetNotChosen as exc:
+        raise _UnreadableError(f"{exc}; {wanted.layout.way_out.sheet}") from exc
     except SpreadsheetError as exc:
         raise _UnreadableError(str(exc)) from exc
     header = wanted.header(sheet.header)

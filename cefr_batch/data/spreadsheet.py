@@ -29,6 +29,10 @@ class HeaderNotFound(SpreadsheetError):
     """No sheet has the columns: what it has instead."""
 
 
+class SheetNotChosen(SpreadsheetError):
+    """The sheet to read must be named: why."""
+
+
 @dataclass(frozen=True)
 class Sheet:
     """A sheet's header, and its rows below that are not empty, each with its number from 1. Cells of columns that were not
@@ -92,9 +96,6 @@ def _opened(path: Path, **options: Any) -> Iterator[Any]:
         raise SpreadsheetError(f"cannot be read as a spreadsheet ({what[:200]}); {_SAVE_AGAIN}") from exc
 
 
-_NAME_IT = "name the one to read (--sheet, or data.sheet in a job file), or save it alone as CSV"
-
-
 def _choose(workbook: Any, name: str | None, wanted: Callable[[Cells], Sequence[int]]) -> tuple[Any, int, Cells]:
     """The sheet to read, and the number and the cells of its header."""
     sheets = {sheet.title: sheet for sheet in workbook.worksheets}
@@ -104,10 +105,10 @@ def _choose(workbook: Any, name: str | None, wanted: Callable[[Cells], Sequence[
     titles = [name] if name is not None else visible
     if not titles:
         hidden = ", ".join(map(repr, sheets)) or "none"
-        raise SpreadsheetError(f"has no visible sheet (hidden: {hidden}); {_NAME_IT}")
+        raise SheetNotChosen(f"has no visible sheet (hidden: {hidden})")
     found = {title: header for title in titles if (header := _header(sheets[title], wanted))}
     if len(found) > 1:
-        raise SpreadsheetError(f"has the columns in several sheets: {', '.join(map(repr, found))}; {_NAME_IT}")
+        raise SheetNotChosen(f"has the columns in several sheets: {', '.join(map(repr, found))}")
     if not found:
         first = next((_texts(row) for row in _raw_rows(sheets[titles[0]], 1, _HEADER_ROWS) if any(_texts(row))), [])
         shown = ", ".join(text for text in first if text)[:60] or "nothing"

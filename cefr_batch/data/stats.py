@@ -15,9 +15,12 @@ CountTokens = Callable[[Sequence[Example]], list[int]]  # of each example's whol
 
 @dataclass(frozen=True)
 class Stats:
-    """A file's table. Words are compared without case; tokens are those of the whole text (None: not counted)."""
+    """A file's table. Words are compared without case; tokens are those of the whole text (None: not counted).
 
-    examples: int
+    ``examples``: None of sentence pairs, from which none are built yet.
+    """
+
+    examples: int | None
     unique_words: int
     sentences: int
     unique_sentences: int
@@ -58,6 +61,11 @@ def stats_of(examples: Sequence[Example], count: CountTokens | None = None) -> S
     """The table of these examples; with ``count``, their tokens too."""
     longest = max(count(examples), default=0) if count else None
     return replace(contents_of(examples).stats(), longest_example_tokens=longest)
+
+
+def stats_of_pairs(pairs: Sequence[Example]) -> Stats:
+    """The table of sentence pairs, given as ``read_either`` gives them."""
+    return replace(contents_of(pairs).stats(), examples=None)
 
 
 def words_of(examples: Iterable[Example]) -> set[str]:

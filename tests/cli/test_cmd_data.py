@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openpyxl import Workbook
 from support.published import published
 
 from cefr_batch.cli.main import main
@@ -260,8 +261,52 @@ def test_columns_and_levels_on_the_command_line(cefr_batch: Callable[..., Any], 
     assert checked.code == 0
     assert "warning: line 110: a word is above A1 in a word list that ignores meaning ('daunting', C2)" in checked.out
     assert "is above" not in cefr_batch("data", "check", str(path), *named).out
-    assert "the first line must be 'word,sentence', but is 'Kelime;Cümle'" in cefr_batch("data", "check", str(path)).out
+    refused = cefr_batch("data", "check", str(path)).out
+    assert "the first line must be 'word,sentence', but is 'Kelime;Cümle'" in refused
+    assert "say so: --columns word=…,sentence=…)" in refused
+    assert "--set" not in refused
     out = str(tmp_path / "built")
     built = ("data", "build", str(path), "--level", "A1", "--out", out, "--examples", "20", "--split-by", "example")
+    refused = cefr_batch(*built)
+    assert "say so: --columns word=…,sentence=…)" in refused.err
+    assert "--set" not in refused.err
     assert cefr_batch(*built, *named).code == 0
     assert cefr_batch("data", "check", str(path), "--columns", "Kelime").code == 2
+
+
+def test_stats_of_sentence_pairs_in_a_spreadsheet_with_its_own_names(
+    cefr_batch: Callable[..., Any], tmp_path: Path
+) -> None:
+    path, evaluation = tmp_path / "mine.xlsx", tmp_path / "eval.csv"
+    book = Workbook()
+    book.active.title = "Ünite 1"
+    rows = [
+        ("Kelime", "Cümle"),
+        ("cat", "A cat."),
+        ("Cat", "A cat sleeps."),
+        ("dog", "2. A dog."),
+        ("dog", "2. A dog."),
+    ]
+    for row in rows:
+        book.active.append(row)
+    book.copy_worksheet(book.active).title = "Ünite 2"
+    book.save(path)
+    evaluation.write_text("Kelime,Cümle\ncat,A cat.\n")
+    named = ("--columns", "word=Kelime,sentence=Cümle")
+    assert "say so: --columns word=…,sentence=…)" in cefr_batch("data", "stats", str(path)).err
+    assert "name the one to read with --sheet, or save" in cefr_batch("data", "stats", str(path), *named).err
+    one = (*named, "--sheet", "Ünite 1")
+    shown = cefr_batch("data", "stats", str(path), *one)
+    assert (shown.code, shown.out.splitlines()[1].split()) == (0, [str(path), "2", "3", "3"])
+    (file,) = json.loads(cefr_batch("data", "stats", str(path), *one, "--json").out)["files"]
+    assert (file["examples"], file["unique_words"], file["sentences"]) == (None, 2, 3)
+    leak = cefr_batch("data", "stats", str(evaluation), "--eval", str(evaluation), *named)
+    assert "Leakage: 100.0 % of the evaluation sentences" in leak.out
+
+
+def test_where_examples_are_asked_for_a_table_is_told_so(cefr_batch: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("Kelime;Cümle\nkedi;Kedi uyuyor.\n")
+    refused = cefr_batch("data", "pairs", str(path), "--out", str(tmp_path / "pairs.json"))
+    assert refused.code == 1
+    assert "(a table holds sentence pairs; give it as data.source, or run `cefr-batch data build`)" in refused.err

@@ -34,6 +34,48 @@ def test_the_seeds_files_give_the_seeds_run(tiny_model: Path, capsys: pytest.Cap
         "                            step 290",
     ):
         assert line in out.splitlines()
+    assert "Words per example" not in out  # the files say it
+
+
+def test_built_examples_have_words_and_the_starter_corpus_is_nobodys_own(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A profile overrides the words that a level's file says; ready files beside have an empty cell."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "b1.yaml").write_text("extends: base\nlevel: B1\ndata: {words_per_example: 5}\n")
+    example = json.dumps([{"instruction": "Sentences:\n1. cat", "output": "1. A cat."}])
+    for side in ("train", "eval"):
+        (tmp_path / f"{side}.json").write_text(example)
+    ready = "data: {train: ../train.json, eval: ../eval.json}"
+    (tmp_path / "jobs" / "a1.yaml").write_text(f"extends: base\nlevel: A1\n{ready}\n")
+    monkeypatch.chdir(tmp_path)
+    settings = ["--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
+    for profile, words in (([], "5"), (["--profile", "smoke"], "3")):
+        assert main(["plan", "--level", "B1", *profile, *settings]) == 0
+        table = {line[:28].strip(): line[28:] for line in capsys.readouterr().out.splitlines()}
+        assert table["Words per example"] == words
+        assert table["Data"] == "starter (the starter corpus, no data of your own)"
+    assert main(["plan", "--level", "A1,B1", *settings]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line.split() for line in lines if line.startswith("Words")) == ["Words", "per", "example", "5"]
+    assert main(["plan", "--level", "B1", "--json", *settings]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)["plans"]
+    assert (plan["spec"]["data"]["source"], plan["spec"]["data"]["words_per_example"]) == ("starter", 5)
+
+
+@pytest.mark.parametrize("command", ["plan", "submit"])
+def test_a_table_with_other_columns_is_told_the_settings_that_name_them(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("Kelime;Cümle\nkedi;Kedi uyuyor.\n")
+    arguments = ["--level", "A1", "--set", f"model.name={tiny_model}", "--set", f"data.source={path}"]
+    store = ["--store", str(tmp_path / "store"), "--dry-run"] if command == "submit" else []
+    assert main([command, *arguments, *store]) == 1
+    err = capsys.readouterr().err
+    assert "--set data.columns.word=Kelime --set data.columns.sentence=Cümle, or in the level's file" in err
+    assert "columns: {word: Kelime, sentence: Cümle}" in err
+    assert "--columns" not in err
 
 
 def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +91,7 @@ def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixtu
     row = next(number for number, line in enumerate(lines) if line.startswith("Generated texts"))
     assert lines[row + 1].split("  ")[-1].strip() == "untrained model: as trained"
     assert lines[row + 2].split("  ")[-1].strip() == "no chat template for zero_shot, few_shot"
-    assert len(lines) == 30  # settings, data, LoRA, evaluations and checkpoints have a second line, texts a third
+    assert len(lines) == 31  # settings, data, LoRA, evaluations and checkpoints have a second line, texts a third
 
 
 def test_json_is_one_document_and_nothing_else(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ def test_several_sheets_that_would_do_must_be_told_apart_and_hidden_ones_do_not_
         hidden.title, hidden.sheet_state = "old", "hidden"
 
     path = saved(tmp_path / "p.xlsx", HEADER, CAT, change=copies)
-    assert "has the columns in several sheets: 'Sheet', 'B1'; name the one to read (--sheet, " in refusal(path)
+    assert "has the columns in several sheets: 'Sheet', 'B1'; name the one to read with --sheet, or " in refusal(path)
     assert pairs(path, sheet="old") == [Pair(*CAT)]
 
     def hide(book: Any) -> None:

