@@ -81,6 +81,7 @@ def test_a_table_with_other_columns_is_told_the_settings_that_name_them(
 def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     levels = ["--level", "A1,c1"]
     settings = ["--profile", "smoke", "--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
+    settings += ["--set", "generation.examples=2", "--set", "generation.baselines=[zero_shot,few_shot]"]
     assert main(["plan", *levels, *settings, "--set", "evaluation.max_examples=5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["Level", "A1", "C1"]
