@@ -82,12 +82,6 @@ def start_now(job: str) -> None:
     until(lambda: state(job) != "PENDING")
 
 
-def prolong(job: str, minutes: int) -> None:
-    """Another time limit for a job that was just requeued, and may have started again. While it ends, Slurm refuses."""
-    until(lambda: subprocess.run(["scontrol", "update", f"jobid={job}", f"TimeLimit={minutes}"]).returncode == 0)
-    subprocess.run(["scontrol", "update", f"jobid={job}", "StartTime=now+3"])  # refused if it runs
-
-
 def preempt(job: str) -> None:
     """Have a running job preempted by one of the urgent partition, and requeued."""
     urgent = run(
