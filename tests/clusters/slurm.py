@@ -82,6 +82,13 @@ def start_now(job: str) -> None:
     until(lambda: state(job) != "PENDING")
 
 
+def end_soon(job: str) -> None:
+    """A time limit of which a running job is warned within 75 seconds, and 30 seconds later ended."""
+    *hours, minutes, seconds = map(int, run("squeue", "--noheader", f"--jobs={job}", "--format=%M").split(":"))
+    running = 3600 * sum(hours) + 60 * minutes + seconds
+    run("scontrol", "update", f"jobid={job}", f"TimeLimit={(running + 45) // 60 + 1}")
+
+
 def preempt(job: str) -> None:
     """Have a running job preempted by one of the urgent partition, and requeued."""
     urgent = run(

@@ -121,19 +121,17 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
     job, limited = job_of(store, first), job_of(store, second)
 
     freeze_training(store, second)
-    slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=1")
+    slurm.end_soon(limited)
     for user_signal in ("off", "on"):
         slurm.script("user-signal", user_signal)
         freeze_training(store, first)
         slurm.preempt(job)
         assert state_of(store, first) == "PENDING"
         slurm.start_now(job)
-    until(lambda: "Caught signal SIGUSR2" in slurm.printed(tmp_path / "shared folder" / "jobs", limited))
-    thaw_training(store, second)
-    until(lambda: slurm.state(limited) == "PENDING")
-    slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=20")
-    slurm.start_now(limited)
     freeze_training(store, first)
+    until(lambda: "Caught signal SIGUSR2" in slurm.printed(tmp_path / "shared folder" / "jobs", limited))
+    slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=20")  # while it still runs: it soon starts again
+    thaw_training(store, second)
     lost = slurm.node(job)
     slurm.script("kill-node", lost)
     slurm.start_now(job)  # on the other node, once the other run has left it
