@@ -66,14 +66,16 @@ def test_what_only_a_gpu_can_show() -> None:
     assert found["seconds"] < 600
     cases = {case["name"]: case["figures"] for case in found["cases"] if case["ran"]}
     assert {REFERENCE, "large-peft", "large-peft-4bit"} <= set(cases)
+    # a machine whose Python starts slowly has no time for the last cases
+    late = {case["name"] for case in found["cases"] if not case["ran"] and case["problem"].endswith("were over")}
+    assert {"small-again", "small-killed-and-resumed", "large-out-of-memory"} <= set(cases) | late
     for name, figures in cases.items():
         assert 0.02 < figures["share"] < 1, f"{name}: plan counts operations that were not made, or time is lost"
         assert figures["peak_memory_gb"] == pytest.approx(figures["planned_memory_gb"], rel=0.25), name
-    if (
-        "large-unsloth-4bit" in cases
-    ):  # plain PEFT computes in fp32 between 4-bit weights, which costs more than they save
+    # plain PEFT computes in fp32 between 4-bit weights, which takes more memory than they save
+    if "large-unsloth-4bit" in cases:
         assert cases["large-unsloth-4bit"]["peak_memory_gb"] < cases["large-unsloth"]["peak_memory_gb"]
-    if "small-killed-and-resumed" in cases:  # a machine whose Python starts slowly has no time for the last cases
+    if "small-killed-and-resumed" in cases:
         killed, again = (cases[name]["comparison"] for name in ("small-killed-and-resumed", "small-again"))
         assert killed["difference"] <= max(10 * again["difference"], 1e-3), (
             "a resumed run is no farther off than another one"

@@ -121,7 +121,6 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
     job, limited = job_of(store, first), job_of(store, second)
 
     freeze_training(store, second)
-    slurm.end_soon(limited)
     for user_signal in ("off", "on"):
         slurm.script("user-signal", user_signal)
         freeze_training(store, first)
@@ -129,6 +128,7 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(
         assert state_of(store, first) == "PENDING"
         slurm.start_now(job)
     freeze_training(store, first)
+    slurm.end_soon(limited)
     until(lambda: "Caught signal SIGUSR2" in slurm.printed(tmp_path / "shared folder" / "jobs", limited))
     slurm.run("scontrol", "update", f"jobid={limited}", "TimeLimit=20")  # while it still runs: it soon starts again
     thaw_training(store, second)
