@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
 from cefr_batch.errors import EXIT_INTERRUPTED, CefrBatchError, Interrupted, JobFailed
@@ -19,6 +20,7 @@ from cefr_batch.training.process import EXIT_DISK_FULL, disk_full, read_error
 
 log = logging.getLogger(__name__)
 
+_WAKE_SECONDS = 0.5
 STOP_SECONDS = 120.0  # for the step that is under way and its checkpoint; several processes of training have 60
 
 
@@ -46,11 +48,9 @@ class StageRunner:
         )
         if self._terminated:  # while it was being started
             self.terminate()
-        with self._child as process:
-            for line in process.stdout or ():
-                log.info("%s", line.rstrip("\n"))
+        code = _awaited(self._child)
         self._child = None
-        return process.returncode
+        return code
 
     def terminate(self) -> None:
         """Ask the child to stop, as well as any that is started later, and kill it with its processes if it has not done so
@@ -61,6 +61,24 @@ class StageRunner:
             late = threading.Timer(STOP_SECONDS, _kill, (process,))
             late.daemon = True
             late.start()
+
+
+def _awaited(process: subprocess.Popen[str]) -> int:
+    """Log what a process prints until it has ended. In a thread: Python runs the handlers of signals in the main thread,
+    between its instructions, so where that waits for a line, one that came just before or to another thread is not heard
+    until the next line, and a stage that hangs prints none."""
+    with ThreadPoolExecutor(1, thread_name_prefix="stage output") as pool:
+        ended = pool.submit(_log_output, process)
+        while not ended.done():
+            wait([ended], timeout=_WAKE_SECONDS)
+        return ended.result()
+
+
+def _log_output(process: subprocess.Popen[str]) -> int:
+    with process:
+        for line in process.stdout or ():
+            log.info("%s", line.rstrip("\n"))
+    return process.returncode
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -199,14 +199,16 @@ def test_asked_to_stop_it_stores_a_checkpoint_and_says_how_to_go_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("heard_by_main", [True, False])
 def test_a_stage_that_hangs_is_killed_and_its_checkpoint_counts(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard_by_main: bool
 ) -> None:
-    """A process that was stopped (SIGSTOP) stands in for one that waits for something that never comes."""
+    """A process that was stopped (SIGSTOP) stands in for one that waits for something that never comes. The kernel may give
+    the signal to another thread, which does not wake the main one."""
     store = LocalStore(tmp_path / "store")
     run = claimed_run(store, tiny_model, "training.max_steps=5000", "training.eval_steps=2")
     monkeypatch.setattr(stage_runner, "STOP_SECONDS", 0.5)
-    me = psutil.Process()
+    me, ended, left = psutil.Process(), threading.Event(), list[psutil.Process]()
 
     def hang_and_stop() -> None:
         while not stored_checkpoints(store, run):
@@ -214,12 +216,22 @@ def test_a_stage_that_hangs_is_killed_and_its_checkpoint_counts(
         (child,) = (p for p in me.children() if "cefr_batch.job.child" in p.cmdline())
         child.suspend()
         me.terminate()
+        if not ended.wait(60):
+            left.append(child)
+            child.kill()
 
     thread = threading.Thread(target=hang_and_stop)
     thread.start()
-    with pytest.raises(Interrupted, match="stopped on request in stage train; its last checkpoint is of step"):
-        run_job_here(store, run, tmp_path / "work")
+    blocked = set() if heard_by_main else {signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        with pytest.raises(Interrupted, match="stopped on request in stage train; its last checkpoint is of step"):
+            run_job_here(store, run, tmp_path / "work")
+    finally:
+        ended.set()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     thread.join()
+    assert not left, "the job did not hear that it was asked to stop"
     assert status(store, run)["state"] == "PREEMPTED"
     assert stored_checkpoints(store, run)
 
