@@ -61,7 +61,7 @@ def _machine() -> dict[str, Any]:
 def markdown(kept: Mapping[str, Any]) -> str:
     """The table, and below it what was noted with the figures; the text around stands in benchmarks-notes.md."""
     before, _, after = NOTES.read_text(encoding="utf-8").partition("<!-- table -->\n")
-    lines = ["| what | seconds: median (least to most, rounds) | to reach | got |", "| --- | --- | --- | --- |"]
+    lines = ["| what | seconds: median (least to most, rounds) | goal | got |", "| --- | --- | --- | --- |"]
     notes = []
     for row in (name for name in ROWS if name in kept):
         for one in kept[row]["comparisons"]:
