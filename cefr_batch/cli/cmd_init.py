@@ -59,7 +59,7 @@ def command(
     for path in first.files:
         click.echo(f"wrote {printable(str(path))}")
     for line in first.unknown:
-        click.echo(f"not found out: {printable(line)}", err=True)
+        click.echo(f"not filled in: {printable(line)}", err=True)
     click.echo("\n".join(["\nNext:", *(f"  {shlex.join(words)}" for words in _next(folder, levels[0], first))]))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks import models
 from benchmarks.measure import OURS, Comparison, in_turns, ratio, script
 
-ONE = "one call an example"
+ONE = "one call per example"
 
 
 def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
@@ -31,9 +31,9 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
     times = ratio(seconds, ONE)
     return [
         Comparison(
-            "generation", f"{number} B1 prompts, {most} tokens each at most", seconds, "≥ 4 × one call an example",
+            "generation", f"{number} B1 prompts, {most} tokens each at most", seconds, "≥ 4 × one call per example",
             f"{times:.2f} ×; {same} of {len(theirs)} texts the same", times >= 4,
-            (f"one call an example: only every {every}th example was timed, and its time multiplied by {every}",)
+            (f"one call per example: only every {every}th example was timed, and its time multiplied by {every}",)
             if every > 1 else (),
         )
     ]  # fmt: skip

@@ -38,7 +38,7 @@ def test_what_it_writes_passes_plan_and_a_dry_run_everywhere(cefr_batch: Run, he
     result = cefr_batch("init", "--slurm", "--k8s")
     assert result.code == 0
     assert list(contents(here)) == ["data/b1.csv", "jobs/b1.yaml", "k8s/mysite.yaml", "slurm/mysite.yaml"]
-    assert "not found out: slurm/mysite.yaml: partition, gres, gpu, cpus, memory, time: there is no sinfo" in result.err
+    assert "not filled in: slurm/mysite.yaml: partition, gres, gpu, cpus, memory, time: there is no sinfo" in result.err
     model = ("--set", f"model.name={tiny_model}", "--set", "training.max_length=2048", "--set", "backend=peft")
     plan = cefr_batch("plan", "--level", "B1", *model)
     assert (plan.code, plan.err) == (0, "")
