@@ -32,7 +32,7 @@ REVISION    = $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>
 BUILD_IMAGE = $(ENGINE) build --file containers/Dockerfile $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
 	--build-arg VERSION=$(VERSION) $(if $(REVISION),--build-arg REVISION=$(REVISION))
 
-.PHONY: help setup setup-unsloth demo test coverage lint docs hooks e2e e2e-export e2e-gpu e2e-long e2e-slurm e2e-slurm-all e2e-k8s chaos tools bench version \
+.PHONY: help setup setup-unsloth demo test test-slow coverage lint docs hooks e2e e2e-export e2e-gpu e2e-long e2e-slurm e2e-slurm-all e2e-k8s chaos tools bench version \
 	locks dist fresh image image-cpu sbom audit clean
 
 help: ## this list
@@ -67,10 +67,13 @@ demo: $(VENV)/.running ## train A1, A2 and B1 on the starter corpus with a small
 	$(if $(OPEN),@echo "Here: http://127.0.0.1:$(OPEN_PORT)/report.html (Ctrl-C ends it)" && \
 	  $(BIN)/python -m http.server --bind 127.0.0.1 --directory $(DEMO_REPORT) $(OPEN_PORT))
 
-test: setup lint ## lint, types, tests (the ones marked e2e run by make e2e)
-	$(BIN)/python -m pytest -m "not e2e" -n $(WORKERS) --dist worksteal
+test: setup lint ## lint, types, and the tests that take less than a second each
+	$(BIN)/python -m pytest -m "not e2e and not slow" -n $(WORKERS) --dist worksteal
 
-coverage: setup ## the same tests, with the share of the package that they reach
+test-slow: setup ## the other tests of the package's parts: they train and convert tiny models, draw pictures, kill and damage
+	$(BIN)/python -m pytest -m "slow and not e2e" -n $(WORKERS) --dist worksteal
+
+coverage: setup ## both, with the share of the package that they reach
 	$(BIN)/python -m pytest -m "not e2e" -n $(WORKERS) --dist worksteal --cov --cov-report=term
 
 lint: setup ## format, lint, types, shell scripts, workflows, spelling
@@ -87,7 +90,7 @@ docs: setup ## the documentation as a site, every link checked: build/site/index
 hooks: setup ## check each commit before it is made (pre-commit)
 	$(BIN)/pre-commit install
 
-e2e: tools setup-unsloth ## whole runs: real models, kill -9 and resume, both training backends, object stores, clusters, pages
+e2e: tools setup-unsloth test-slow ## test-slow, then whole runs: real models, kill -9 and resume, both training backends, object stores, clusters, pages
 	$(BIN)/python -m pytest -m e2e --durations=15 -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 e2e-long: tools ## of these, the ones that take longer when whole: ten kills of each run, what the docs show, searches, a run that migrates

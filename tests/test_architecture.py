@@ -51,6 +51,7 @@ def test_a_room_imports_only_from_rooms_above_it_in_the_list() -> None:
     assert upward(PACKAGE, rooms()) == []
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circle(PACKAGE) == []
 
@@ -85,6 +86,7 @@ def test_no_anonymous_mapping_crosses_a_room() -> None:
     assert found == sorted(UNTYPED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line"),
     [
@@ -99,11 +101,13 @@ def test_a_planted_upward_import_is_found(module: str, line: str, tmp_path: Path
     assert len(upward(planted(tmp_path, module, line), rooms())) == 1
 
 
+@pytest.mark.slow
 def test_a_planted_circle_is_found(tmp_path: Path) -> None:
     package = planted(tmp_path, "config/schema.py", "def late() -> None:\n    from cefr_batch.config import load")
     assert {"cefr_batch.config.schema", "cefr_batch.config.load"} <= set(circle(package))
 
 
+@pytest.mark.slow
 def test_a_planted_second_class_of_a_name_is_found(tmp_path: Path) -> None:
     assert class_names_twice(planted(tmp_path, "report/write.py", "class RunSpec: ...")) == ["RunSpec"]
 
@@ -116,6 +120,7 @@ def planted(folder: Path, module: str, line: str) -> Package:
     return Package.read(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("libraries", USERS)
 def test_a_library_is_imported_where_it_belongs_and_nowhere_else(libraries: str) -> None:
     names, allowed = set(libraries.split()), USERS[libraries]
@@ -125,6 +130,7 @@ def test_a_library_is_imported_where_it_belongs_and_nowhere_else(libraries: str)
     assert others == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["store", "schedulers"])
 def test_no_backend_imports_another_and_only_its_registry_names_it(room: str) -> None:
     backends = {"store": {"local", "s3"}, "schedulers": {"local", "slurm", "k8s"}}[room]
@@ -212,6 +218,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_loads_no_training_library_and_no_client_of_a_cluster(line: str, store: Path) -> None:
     loaded, _ = loaded_by(*line.split(), store=store)
@@ -221,6 +228,7 @@ def test_a_command_loads_no_training_library_and_no_client_of_a_cluster(line: st
         assert loaded & {"rich", "matplotlib", "tokenizers"} == set()
 
 
+@pytest.mark.slow
 def test_submit_checks_a_level_without_a_training_library(store: Path, tiny_model: Path) -> None:
     settings = [f"model.name={tiny_model}", "training.max_length=2000", "backend=peft"]
     overrides = [part for setting in settings for part in ("--set", setting)]

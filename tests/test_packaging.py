@@ -105,6 +105,7 @@ def _metadata(wheel: Path) -> Message:
         return Parser().parsestr(archive.read(name).decode())
 
 
+@pytest.mark.slow
 def test_the_wheel_has_every_file_of_the_package_and_no_other(project_files: list[str], wheel: Path) -> None:
     """Among them py.typed, templates, translations, the starter corpus; a folder missing in setup.cfg is seen here."""
     expected = {name for name in project_files if name.startswith("cefr_batch/")}
@@ -140,6 +141,7 @@ def test_the_metadata_says_what_an_index_shows(wheel: Path) -> None:
     assert [line for line in metadata.get_all("Classifier", []) if ":: Python :: 3." in line] == versions
 
 
+@pytest.mark.slow
 def test_every_import_is_a_requirement() -> None:
     """And no requirement of the bare installation is left over. Extras may name what only their other packages import."""
     setup = configparser.ConfigParser()
@@ -156,6 +158,7 @@ def test_every_import_is_a_requirement() -> None:
     assert required <= imported
 
 
+@pytest.mark.slow
 def test_what_a_module_imports_is_in_the_bare_installation_or_in_its_own_extra() -> None:
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
@@ -208,6 +211,7 @@ def _imported_modules() -> set[str]:
     return {name.partition(".")[0] for found in names for name in found}
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_runs_away_from_the_checkout(installed: Path, tmp_path: Path, tiny_model: Path) -> None:
     """Without torch: settings, sites, the starter corpus and the report's templates all come from the wheel."""
     where = _run(installed / "python", "-c", "import cefr_batch; print(cefr_batch.__file__)", cwd=tmp_path)

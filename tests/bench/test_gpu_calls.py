@@ -40,6 +40,7 @@ def bind(name: str, call: ast.Call) -> None:
     inspect.signature(function).bind(*[None] * len(call.args), **keywords)
 
 
+@pytest.mark.slow
 def test_every_call_fits_the_installed_library() -> None:
     found = [one for file in sorted((ROOT / "cefr_batch").rglob("*.py")) for one in calls(file.read_text("utf-8"))]
     for name, call in found:

@@ -233,6 +233,7 @@ def test_the_table_for_docs() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_command_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

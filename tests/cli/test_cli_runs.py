@@ -157,6 +157,7 @@ def test_a_damaged_run_does_not_hide_the_others(cefr_batch: Run, claimed: Claime
     assert "Traceback" not in result.err
 
 
+@pytest.mark.slow
 def test_status_watch_ends_when_all_are_finished(
     cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path
 ) -> None:
@@ -208,6 +209,7 @@ def test_logs_shows_one_run_at_a_time(cefr_batch: Run, claimed: Claimed) -> None
     assert "one run at a time" in result.err
 
 
+@pytest.mark.slow
 def test_logs_follow_prints_everything_once_until_the_run_is_finished(
     cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path
 ) -> None:
@@ -224,6 +226,7 @@ def test_logs_follow_prints_everything_once_until_the_run_is_finished(
     assert err.endswith(f"{run}: SUCCEEDED, stage train, step 3/12, loss 1.250\n")
 
 
+@pytest.mark.slow
 def test_logs_follow_ends_quietly_on_ctrl_c(claimed: Claimed, store: LocalStore, folder: Path, cefr_batch: Run) -> None:
     run = claimed("A1")
     cefr_batch("resume", *HERE, run)
@@ -333,6 +336,7 @@ def test_a_run_that_kubectl_started_is_neither_stopped_nor_started_again_from_he
 # --wait
 
 
+@pytest.mark.slow
 def test_wait_exits_0_when_all_succeeded(cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path) -> None:
     runs = [claimed("A1"), claimed("B1")]
     for run in runs:
@@ -344,6 +348,7 @@ def test_wait_exits_0_when_all_succeeded(cefr_batch: Run, claimed: Claimed, stor
     assert f"Compare them: cefr-batch report {' '.join(runs)}" in result.out
 
 
+@pytest.mark.slow
 def test_wait_exits_1_with_each_reason_and_the_next_step(
     cefr_batch: Run, claimed: Claimed, store: LocalStore, folder: Path
 ) -> None:

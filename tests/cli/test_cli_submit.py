@@ -33,6 +33,7 @@ def tiny(tiny_model: Path) -> tuple[str, ...]:
     return ("--profile", "smoke", *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stand_in_jobs")
 def test_submit_starts_a_run_for_each_level_in_order(
     cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, folder: Path, tmp_path: Path
@@ -72,6 +73,7 @@ def test_submit_json_is_one_document_and_a_second_submit_gets_the_next_name(
         assert run["handle"].startswith("local://")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stand_in_jobs")
 def test_submit_wait_shows_progress_and_with_json_only_the_document_on_standard_output(
     cefr_batch: Run, tiny: tuple[str, ...], folder: Path
@@ -211,6 +213,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_a_job_is_being_recorded_stops_the_job(
     number: signal.Signals, cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, folder: Path
@@ -251,6 +254,7 @@ def test_wait_ends_where_the_state_stays_unknown(
     assert "tiny-a1-peft-v1: the scheduler has no record of it" in result.err
 
 
+@pytest.mark.slow
 def test_a_run_job_of_the_real_launcher_that_cannot_run_says_why_in_its_state_and_log(
     cefr_batch: Run, claimed: Callable[[str], str], store: LocalStore
 ) -> None:

@@ -125,6 +125,7 @@ def test_stats_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert json.loads(capsys.readouterr().out)["leakage"] is None
 
 
+@pytest.mark.slow
 def test_stats_estimates_the_level_of_the_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = []
     for level in ("a1", "c1"):

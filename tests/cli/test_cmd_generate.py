@@ -86,6 +86,7 @@ def test_a_run_by_chat_template_is_asked_through_it(
     assert json.loads(result.out)["text"] == tokenizer.decode(output, skip_special_tokens=True).strip()
 
 
+@pytest.mark.slow
 def test_sampling_is_seeded_and_the_base_model_may_stand_beside(
     cefr_batch: Command, run: str, tiny_model: Path
 ) -> None:

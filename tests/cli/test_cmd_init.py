@@ -34,6 +34,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_what_it_writes_passes_plan_and_a_dry_run_everywhere(cefr_batch: Run, here: Path, tiny_model: Path) -> None:
     result = cefr_batch("init", "--slurm", "--k8s")
     assert result.code == 0

@@ -37,6 +37,7 @@ def test_the_seeds_files_give_the_seeds_run(tiny_model: Path, capsys: pytest.Cap
     assert "Words per example" not in out  # the files say it
 
 
+@pytest.mark.slow
 def test_built_examples_have_words_and_the_starter_corpus_is_nobodys_own(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +139,7 @@ def test_problems_of_all_levels_come_together_and_before_any_model_is_asked_for(
     assert main(["plan"]) == 2
 
 
+@pytest.mark.slow
 def test_a_gpu_adds_memory_time_and_cost(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
     arguments = ["plan", "--level", "B1", *settings, "--gpu", "RTX 4090", "--price-per-hour", "0.5"]
@@ -167,6 +169,7 @@ def test_the_plan_is_of_the_backend_that_submit_would_take(
     assert f"Backend                     {backend}" in plans[0].splitlines()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_a_problem(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["training.max_length=2048", "training.batch_size=300000", f"model.name={tiny_model}"]
     words = [word for one in settings for word in ("--set", one)]
@@ -213,6 +216,7 @@ def test_a_model_that_cannot_be_asked_by_chat_is_refused_with_the_way_out(
     assert err == f"error: model.prompt: the tokenizer in {tiny_model} has no chat template; {remedy}\n"
 
 
+@pytest.mark.slow
 def test_what_training_does_besides_is_said(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["plan", "--level", "B1", "--set", f"model.name={tiny_model}", "--set", "training.max_length=2048"]
     assert main(arguments) == 0

@@ -89,6 +89,7 @@ def test_pull_refuses_parts_that_do_not_exist(cefr_batch: Command, store: LocalS
     )
 
 
+@pytest.mark.slow
 def test_a_level_is_its_newest_complete_run(cefr_batch: Command, store: LocalStore, tmp_path: Path) -> None:
     add_complete(store, "tiny-b1-peft-v1", submitted_at="2026-01-01T00:00:00+00:00")
     add_complete(store, "tiny-b1-peft-v2", submitted_at="2026-01-02T00:00:00+00:00")
@@ -112,6 +113,7 @@ def test_a_run_that_is_not_complete_is_refused(command: str, cefr_batch: Command
     assert "no complete run of level B1" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["../../outside", "/etc/passwd", "a/../../b", "adapter\\..\\x", ""])
 def test_pull_refuses_keys_that_leave_the_folder(
     key: str, cefr_batch: Command, store: LocalStore, tmp_path: Path
@@ -138,6 +140,7 @@ def test_pull_does_not_write_through_a_link_out_of_the_folder(
     assert list((tmp_path / "outside").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -89,6 +89,7 @@ def as_pods_reach(store: Store) -> str:
     return store.url.replace("127.0.0.1", "object-store")
 
 
+@pytest.mark.slow
 def test_render_prints_manifests_alone_and_the_store_has_what_the_runs_need(
     alone: Run, tiny: tuple[str, ...], bucket: Store, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_render_prints_manifests_alone_and_the_store_has_what_the_runs_need(
         assert not bucket.exists(layout.run_key(run, layout.SUBMISSION)), "nobody has started it"
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_same_and_leaves_nothing(alone: Run, tiny: tuple[str, ...], bucket: Store) -> None:
     arguments = ("--level", "B1", "--cluster", "k8s/gke-l4", *tiny, "--store", as_pods_reach(bucket))
     dry = alone("submit", *arguments, "--dry-run", "--json")
@@ -138,6 +140,7 @@ def test_an_endpoint_that_is_another_machine_in_each_pod_is_refused(cefr_batch: 
     assert f"the store's endpoint http://{host} is this machine itself, and in a pod it is the pod" in result.err
 
 
+@pytest.mark.slow
 def test_without_network_and_credentials_the_same_settings_give_the_same_bytes(cut_off: Run) -> None:
     words = ("render", "--cluster", "k8s", "--store", "s3://bucket/prefix", "--set", "training.seed=1..2")
     first, again = (cut_off(*words, "--level", "A1,B1") for _ in range(2))
@@ -152,6 +155,7 @@ def test_without_network_and_credentials_the_same_settings_give_the_same_bytes(c
     assert runs == objects[-1]["spec"]["template"]["spec"]["containers"][0]["args"][1:5], "which the report waits for"
 
 
+@pytest.mark.slow
 def test_data_that_only_this_machine_has_needs_a_claim(cut_off: Run, tmp_path: Path) -> None:
     (tmp_path / "my.csv").write_text("word,sentence\n")
     words = ("render", "--level", "B1", "--cluster", "k8s", "--store", "s3://bucket/prefix")
@@ -242,6 +246,7 @@ def test_a_job_that_cannot_begin_its_run_says_why_and_takes_no_name(
     assert (jobs, store.folders("runs/")) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_rendered_job_claims_its_run_when_it_comes_to_life(
     cefr_batch: Run, cut_off: Run, tiny: tuple[str, ...], jobs: list[str], store: LocalStore, tmp_path: Path
 ) -> None:

@@ -138,6 +138,7 @@ def address(lines: IO[str] | None) -> str:
     raise AssertionError("".join(said))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_at_once_with_0(number: signal.Signals, store: LocalStore) -> None:
     with started(store) as (process, url):
@@ -147,6 +148,7 @@ def test_a_signal_ends_it_at_once_with_0(number: signal.Signals, store: LocalSto
     assert (process.returncode, err) == (0, "stopped\n")
 
 
+@pytest.mark.slow
 def test_a_signal_ends_what_a_model_is_writing(store: LocalStore, tiny_model: Path, tmp_path: Path) -> None:
     run = add_adapter_run(store, tiny_model, "B1", tmp_path)
     with started(store, run) as (process, url):

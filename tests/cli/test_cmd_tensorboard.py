@@ -39,6 +39,7 @@ def test_there_has_to_be_a_run(store: LocalStore) -> None:
     assert "There are no runs in" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_tensorboard_shows_the_runs_and_ends_with_its_server(
     stop: signal.Signals, store: LocalStore, tmp_path: Path

@@ -35,6 +35,7 @@ def completed(folder: Path, line: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_bash_completes_levels_sites_and_runs(tmp_path: Path, store: LocalStore, claimed: Callable[[str], str]) -> None:
     run = claimed("B1")

@@ -20,6 +20,7 @@ def submit(cefr_batch: Run, tiny_model: Path) -> Run:
     return lambda *more: cefr_batch("submit", "--level", "B1", "--dry-run", *settings, *more)
 
 
+@pytest.mark.slow
 def test_the_variable_must_be_there_and_the_library(submit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CEFR_BATCH_NOTIFY", raising=False)
     unset = submit()
@@ -36,6 +37,7 @@ def test_the_variable_must_be_there_and_the_library(submit: Run, monkeypatch: py
     assert "has no apprise; pip install 'cefr-batch[notify]', or leave notify out" in submit().err
 
 
+@pytest.mark.slow
 def test_pods_get_it_from_a_secret(submit: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CEFR_BATCH_NOTIFY", "json://127.0.0.1/")  # of this shell, which a pod does not inherit
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))

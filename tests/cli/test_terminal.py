@@ -79,6 +79,7 @@ def test_list_breaks_no_word_at_80_columns(failed: LocalStore) -> None:
     assert REASON.split() == [word for line in lines for word in line.split() if word in REASON.split()]
 
 
+@pytest.mark.slow
 def test_watching_ends_with_all_runs_the_whole_reason_and_exit_code_1(failed: LocalStore) -> None:
     """On a screen lower than the table, which a live display would cut."""
     code, seen = on_a_terminal(failed, "status", "--watch")
@@ -90,6 +91,7 @@ def test_watching_ends_with_all_runs_the_whole_reason_and_exit_code_1(failed: Lo
     assert on_a_terminal(failed, "status", "--watch", RUNS[0])[0] == 0
 
 
+@pytest.mark.slow
 def test_states_have_colours_unless_nobody_wants_them_or_sees_them(failed: LocalStore) -> None:
     _, seen = on_a_terminal(failed, "status")
     assert "\x1b[32mSUCCEEDED" in seen

@@ -186,6 +186,7 @@ _TAGS = st.sampled_from(
 _SCALARS = st.text("0123456789-:.TZ+eExob_~<= \x00", max_size=24) | st.text(max_size=12)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     tag=_TAGS | st.just(""),
@@ -199,6 +200,7 @@ def test_no_scalar_with_any_tag_crashes(tag: str, scalar: str, quoted: bool, ins
         load_spec("B1", overrides=[f"training.seed={inside.format(value)}"])
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=200) | st.text("[]{}:,&*!? ab.=-0", max_size=30).map(lambda value: f"data={value}"))
 @example("data={[1]: 2}")
 @example("data=&a {train: *a}")

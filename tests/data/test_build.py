@@ -43,6 +43,7 @@ _some_pairs = st.lists(
 )
 
 
+@pytest.mark.slow
 @hypothesis.settings(deadline=None)
 @given(
     pairs=_some_pairs,
@@ -139,6 +140,7 @@ def test_near_sentences_stay_on_one_side_if_asked_to_and_are_counted_otherwise()
     assert len({word for example in evaluation for word in words_in(example)}) == 6
 
 
+@pytest.mark.slow
 def test_similar_sentences_split_like_sentences_where_none_are_near() -> None:
     for level in Level:
         units = (
@@ -232,6 +234,7 @@ GOLDEN_SHA256 = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", list(GOLDEN_SHA256))
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
 def test_a_seed_gives_the_same_bytes_in_every_process_and_python(unit: str, hash_seed: str) -> None:
@@ -326,6 +329,7 @@ def built(case: str, source: str) -> str:
     return load_dataset(spec.data, spec.level).sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(RELEASED_SHA256))
 def test_the_first_starter_corpus_builds_the_bytes_of_the_released_version(case: str) -> None:
     assert built(case, "starter-v1") == RELEASED_SHA256[case]

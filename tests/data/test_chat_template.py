@@ -83,6 +83,7 @@ def at(monkeypatch: pytest.MonkeyPatch, *date: int) -> None:
     monkeypatch.setattr(theirs, "datetime", Day)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_the_text_is_that_of_transformers_on_a_fixed_day(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     at(monkeypatch, 2024, 7, 26)
@@ -91,6 +92,7 @@ def test_the_text_is_that_of_transformers_on_a_fixed_day(name: str, monkeypatch:
         assert rendered(ALL[name], messages, ask) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("llava_next")])  # they take no text
 def test_what_is_written_for_others_gives_our_text_on_any_day_and_whatever_they_ask_for(
     name: str, monkeypatch: pytest.MonkeyPatch

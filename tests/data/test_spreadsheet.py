@@ -208,6 +208,7 @@ def test_without_openpyxl_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=20)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.none() | TEXTS | st.integers() | st.floats(allow_nan=False), TEXTS), max_size=5))
 def test_any_workbook_is_read_or_refused_in_words(rows: list[tuple[Any, str]]) -> None:
     import tempfile

@@ -93,6 +93,7 @@ def test_the_same_prompt_twice_is_sampled_anew(model: Any, tokenizer: Any, examp
     assert len(set(texts)) > 4
 
 
+@pytest.mark.slow
 def test_samples_have_the_probabilities_of_the_softmax_within_top_p(
     model: Any, tokenizer: Any, examples: list[Example]
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_batch_that_does_not_fit_is_halved(
         generate(model, tokenizer, ALPACA, examples, max_new_tokens=6, batch_size=8)
 
 
+@pytest.mark.slow
 def test_answers_that_reach_the_limit_are_told(model: Any, tokenizer: Any, examples: list[Example]) -> None:
     """Those that go on when they are given more tokens, whatever else is in their batch."""
     longer = generate(model, tokenizer, ALPACA, examples, max_new_tokens=200, batch_size=len(examples))

@@ -48,6 +48,7 @@ def test_the_published_sentences_of_a1_and_b1_swapped_are_flagged() -> None:
 REPETITIONS = 400
 
 
+@pytest.mark.slow
 def test_halves_of_one_level_are_not_flagged_more_often_than_5_percent_allow() -> None:
     """Each repetition: a level's sentences in a random order, one half as answers of ten sentences, one as references. The
     bound: more flags than this come by chance in one test of a thousand."""

@@ -75,6 +75,7 @@ def test_batch_size_and_padding_side_do_not_change_the_loss(model: Any, encoded:
     assert max(seed) - min(seed) < 1e-5
 
 
+@pytest.mark.slow
 def test_full_and_response_equal_a_token_by_token_computation(
     model: Any, tokenizer: Any, examples: list[Example], encoded: list[Encoded]
 ) -> None:
@@ -128,6 +129,7 @@ def test_end_of_text_is_a_target_of_the_response(tokenizer: Any, examples: list[
     assert encoded.response_start < len(encoded.ids)
 
 
+@pytest.mark.slow
 def test_seen_and_unseen_sentences_equal_a_token_by_token_computation(
     model: Any, tokenizer: Any, examples: list[Example]
 ) -> None:

@@ -92,6 +92,7 @@ def sharing(
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sentences", [18, 60])
 def test_intervals_cover_the_truth_where_examples_share_sentences(sentences: int) -> None:
     """200 examples of 10 sentences each, of so few different ones. Examples, taken as independent, cover it too rarely."""

@@ -32,6 +32,7 @@ TEXT = st.lists(LINE, max_size=12).map("\n".join)
 ASKED = st.lists(st.text(max_size=8), max_size=4).map(tuple)
 
 
+@pytest.mark.slow
 @given(st.lists(st.builds(Answer, ASKED, TEXT), max_size=4), st.sets(LINE, max_size=3), st.sampled_from(Level))
 @settings(deadline=None, max_examples=300)
 def test_whatever_a_model_writes_is_measured(answers: list[Answer], trained: set[str], level: Level) -> None:
@@ -131,6 +132,7 @@ def test_counts_over_several_answers() -> None:
     assert found.at_or_below_level_percent == pytest.approx(100 * 17 / 18)  # all but ubiquitous
 
 
+@pytest.mark.slow
 def test_variety_and_near_copies_are_those_of_plain_counts() -> None:
     """Of the sentences of all levels' starter corpora as if models had written them, the last one twice."""
     written = [pair.sentence for level in Level for pair in read_pairs("starter", level)[:40]]

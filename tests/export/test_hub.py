@@ -42,6 +42,7 @@ def stored(store: LocalStore, run: str, part: str) -> dict[str, bytes]:
     return {one.key.removeprefix(prefix): store.get(one.key) for one in store.objects(prefix)}
 
 
+@pytest.mark.slow
 def test_every_file_arrives_and_the_token_is_nowhere(run: str, store: LocalStore, tmp_path: Path) -> None:
     with running_upload_hub() as hub:
         done = export(store, hub, run, "--repo", "me/model", "--part", "merged", "--private")
@@ -62,6 +63,7 @@ def test_every_file_arrives_and_the_token_is_nowhere(run: str, store: LocalStore
     assert holding == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_every_file_and_sends_nothing(run: str, store: LocalStore) -> None:
     with running_upload_hub() as hub:
         done = export(store, hub, run, "--repo", "me/model", "--part", "merged", "--dry-run", token="")
@@ -72,6 +74,7 @@ def test_a_dry_run_lists_every_file_and_sends_nothing(run: str, store: LocalStor
     assert done.stdout.endswith("Nothing was uploaded (--dry-run).\n")
 
 
+@pytest.mark.slow
 def test_without_a_token_it_says_where_it_is_read_from(run: str, store: LocalStore) -> None:
     with running_upload_hub() as hub:
         done = export(store, hub, run, "--repo", "me/model", token="")
@@ -82,6 +85,7 @@ def test_without_a_token_it_says_where_it_is_read_from(run: str, store: LocalSto
         assert hub.tokens == set()
 
 
+@pytest.mark.slow
 def test_a_token_that_may_not_write_is_told_as_such(run: str, store: LocalStore) -> None:
     with running_upload_hub(refuses=403) as hub:
         done = export(store, hub, run, "--repo", "me/model")
@@ -91,6 +95,7 @@ def test_a_token_that_may_not_write_is_told_as_such(run: str, store: LocalStore)
     assert TOKEN not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -59,6 +59,7 @@ def check_complete_without_exports(store: LocalStore, reason: str) -> None:
     assert read_exports(store, RUN) == []
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_is_a_warning(released: LocalStore) -> None:
     """A whole job, in processes of their own."""
     command = [sys.executable, "-m", "cefr_batch", "run-job", RUN, "--store", released.url]

@@ -33,6 +33,7 @@ SMALL = [*SETTINGS, "data.examples=8", "data.words_per_example=1", "evaluation.m
 SMALL += ["training.max_steps=2", "training.max_length=1024", "generation.max_new_tokens=4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["alpaca", "chat"])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_job(kind: str, prompt: str, tiny_model: Path, tmp_path: Path) -> None:

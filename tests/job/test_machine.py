@@ -195,6 +195,7 @@ def test_a_job_on_the_wrong_machine_ends_before_it_computes(
     assert "nvidia-smi" in status["message"]
 
 
+@pytest.mark.slow
 def test_a_gpu_that_only_nvidia_smi_sees_stops_the_job(
     site: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +225,7 @@ def test_fewer_gpus_than_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         train_in_processes(TrainingTask(spec, tmp_path, (), (), work), None)
 
 
+@pytest.mark.slow
 def test_torch_is_asked_without_importing_it() -> None:
     code = (
         "import sys; from cefr_batch.job import machine; found = machine._torch(); assert 'torch' not in sys.modules; "

@@ -18,6 +18,7 @@ from cefr_batch.job.stages import run_stage, stages_of
 LOADS = {"baseline": ["tiny-llama"], "train": ["tiny-llama"], "tuned": ["tiny-llama", "merged"]}
 
 
+@pytest.mark.slow
 def test_each_process_loads_a_model_once(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     load = AutoModelForCausalLM.from_pretrained

@@ -343,6 +343,7 @@ def _raises(error: Exception) -> Callable[..., None]:
     return fail
 
 
+@pytest.mark.slow
 def test_what_others_left_in_a_run_of_0_1_0_does_not_keep_it_from_being_completed(tmp_path: Path) -> None:
     """A whole job, in a process of its own, that has only to store the results of stages that are finished."""
     store, run = released_store(tmp_path), "tiny-b1-peft-v1"
@@ -608,6 +609,7 @@ class LostAnswerStore(LocalStore):
             raise Unavailable("the connection was lost")
 
 
+@pytest.mark.slow
 def test_a_manifest_whose_answer_was_lost_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LostAnswerStore(tmp_path / "store")
     (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])

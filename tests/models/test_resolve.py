@@ -154,6 +154,7 @@ def ask(url: str, home: Path, name: str, *, function: str = "resolve_model", **s
     return answer
 
 
+@pytest.mark.slow
 def test_only_the_files_that_loading_needs_are_downloaded_once_and_then_found_offline(
     hub: tuple[str, list[str]], tmp_path: Path
 ) -> None:
@@ -171,6 +172,7 @@ def test_only_the_files_that_loading_needs_are_downloaded_once_and_then_found_of
     assert len(fetched) == len(wanted)
 
 
+@pytest.mark.slow
 def test_counting_tokens_downloads_the_tokenizer_alone(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     url, fetched = hub
     fetched.clear()
@@ -209,6 +211,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["resolve_model", "tokenizer_file"])
 @pytest.mark.parametrize(
     ("name", "settings", "reason"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
@@ -261,6 +264,7 @@ def test_a_setting_that_the_hub_s_client_cannot_use_is_named(
     assert "secret" not in answer["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offline", [{}, {"HF_HUB_OFFLINE": "1"}])
 def test_a_model_in_the_cache_needs_no_proxy_that_works(
     hub: tuple[str, list[str]], tmp_path: Path, offline: dict[str, str]
@@ -375,6 +379,7 @@ def _byte_alphabet() -> list[str]:
     return ByteLevel.alphabet()
 
 
+@pytest.mark.slow
 def test_special_tokens_come_from_the_gguf_files_own_metadata(tiny_gguf: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -396,6 +401,7 @@ def test_special_tokens_come_from_the_gguf_files_own_metadata(tiny_gguf: Path) -
     assert (folder / "model.safetensors").stat() == before
 
 
+@pytest.mark.slow
 def test_two_converters_at_once_leave_one_whole_folder_even_after_one_was_killed(
     tiny_gguf: Path, tmp_path: Path
 ) -> None:
@@ -414,6 +420,7 @@ def test_two_converters_at_once_leave_one_whole_folder_even_after_one_was_killed
     assert (target / "model.safetensors").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_what_is_no_gguf_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("hello")
     (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\0\0\0")

@@ -126,6 +126,7 @@ def test_the_plan_is_what_torch_measures(shape: str, tiny_model: Path, tmp_path:
     assert all(abs(off) <= WITHIN for *_, off in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest", ["words", "layer"])
 def test_evaluations_plan_is_what_torch_measures(
     largest: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -51,6 +51,7 @@ def simulated(examples: int, t: TrainingSpec) -> list[tuple[int, float]]:
         epoch += 1
 
 
+@pytest.mark.slow
 @hypothesis.settings(deadline=None)
 @given(
     examples=st.integers(1, 3000),

@@ -45,6 +45,7 @@ PICTURES = [f"levels_{name}.{kind}" for name in ("grid", "overlay") for kind in 
 ALL = [*PICTURES, "report.csv", "report.html", "report.json", "report.md"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("out", "formats", "files"),
     [
@@ -70,6 +71,7 @@ def test_out_writes_the_files_asked_for_and_prints_a_line_for_each_level(
     assert all(str(tmp_path / "there" / name) in printed.err for name in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [b"r\xfd", b"r\xfd.md"])
 def test_out_may_have_a_name_that_is_not_utf_8(tmp_path: Path, name: bytes) -> None:
     """As file names of other systems are."""
@@ -89,6 +91,7 @@ def test_a_format_is_printed_as_it_would_be_written(tmp_path: Path, capsys: Capt
     assert (tmp_path / f"it.{kind}").read_bytes() == printed.encode()
 
 
+@pytest.mark.slow
 def test_the_same_store_gives_the_same_bytes_in_every_file(tmp_path: Path) -> None:
     """In processes of their own: their hash seeds differ."""
     store = three_levels(tmp_path / "store")
@@ -128,6 +131,7 @@ def test_runs_may_be_named_by_an_option_too(tmp_path: Path, capsys: Captured) ->
     assert row.startswith("llama1b-a2-unsloth-v1,A2,SUCCEEDED,")
 
 
+@pytest.mark.slow
 def test_out_that_cannot_be_written_is_one_sentence(tmp_path: Path, capsys: Captured) -> None:
     store = three_levels(tmp_path / "store")
     (tmp_path / "file").write_text("in the way")
@@ -178,6 +182,7 @@ def test_a_run_named_is_reported_alone(tmp_path: Path, capsys: Captured) -> None
     assert "Only A2 has figures" in out
 
 
+@pytest.mark.slow
 def test_out_may_be_a_place_in_a_bucket(
     tmp_path: Path, capsys: Captured, aws: None, server_of: Callable[[str], Server]
 ) -> None:

@@ -65,6 +65,7 @@ ANYTHING = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ANYTHING.values(), ids=ANYTHING)
 @pytest.mark.parametrize("name", [*READ, layout.MANIFEST])
 def test_any_bytes_in_one_run_leave_the_others_in_the_report(store: LocalStore, name: str, data: bytes) -> None:

@@ -268,6 +268,7 @@ def test_the_turkish_report_says_it_in_turkish(planted: Planted) -> None:
     assert "Her model, her düzeyin örneklerinde" in text
 
 
+@pytest.mark.slow
 def test_the_heat_map_is_drawn_at_300_dpi(planted: Planted) -> None:
     from io import BytesIO
 

@@ -36,6 +36,7 @@ def texts(figure: Figure) -> set[str]:
     return {text.get_text() for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text()}
 
 
+@pytest.mark.slow
 def test_the_same_bytes_each_time_at_300_dpi_and_for_print(tmp_path: Path) -> None:
     report = collect(three_levels(tmp_path))
     drawn, again, turkish = (pictures(report, language) for language in ("en", "en", "tr"))
@@ -74,6 +75,7 @@ def test_the_overlay_has_a_curve_for_each_level_that_was_evaluated(levels: dict[
     assert "no data" in texts(level_overlay({"C1": levels["C1"]}, Language("en")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "tr"])
 @pytest.mark.parametrize("number", range(1, 6))
 def test_the_distributions_have_a_legend_that_is_whole_and_covers_nothing(number: int, language: str) -> None:
@@ -101,6 +103,7 @@ def test_the_distributions_have_a_legend_that_is_whole_and_covers_nothing(number
     assert not box.count_overlaps(covered)
 
 
+@pytest.mark.slow
 def test_a_turkish_report_has_turkish_pictures(levels: dict[str, Result]) -> None:
     for draw in (level_grid, level_overlay):
         figure = draw(levels, Language("tr"))

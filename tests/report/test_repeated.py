@@ -51,6 +51,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_column(tmp_path: Path) -> 
     assert row["runs"] == [3]
 
 
+@pytest.mark.slow
 def test_named_runs_are_brought_together_the_same_way(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     three_seeds(store)
@@ -59,6 +60,7 @@ def test_named_runs_are_brought_together_the_same_way(tmp_path: Path) -> None:
     assert [results(entry) for entry in entries] == [[run(3), run(1)], [run(4)]]
 
 
+@pytest.mark.slow
 def test_of_one_seed_the_newest_counts_and_of_other_settings_or_data_none(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     three_seeds(store)
@@ -77,6 +79,7 @@ def test_a_published_figure_makes_no_other_run(tmp_path: Path) -> None:
     assert len(entry.results) == 4
 
 
+@pytest.mark.slow
 def test_a_seed_that_failed_is_named_beside_the_others(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     three_seeds(store)

@@ -355,6 +355,7 @@ def test_what_a_failed_job_printed_last_is_shown_as_it_is(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 def test_reporting_loads_no_training_library(tmp_path: Path) -> None:
     three_levels(tmp_path)
     code = (

@@ -59,6 +59,7 @@ def test_it_names_every_object_that_a_report_reads(store: LocalStore, file: Path
     assert any(key.startswith("ratings/") and "/raters/" in key for key in named)
 
 
+@pytest.mark.slow
 def test_one_byte_of_one_object_is_enough_and_the_object_is_named(
     store: LocalStore, file: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -108,6 +109,7 @@ def shown(path: tuple[Any, ...]) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
 
 
+@pytest.mark.slow
 def test_a_changed_figure_is_named_with_both_values(store: LocalStore, file: Path, capsys: Captured) -> None:
     """Of the metrics, the settings and the comparison, chosen by chance: one at a time, and by one part in 10⁷."""
     document = json.loads(file.read_bytes())

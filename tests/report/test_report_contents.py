@@ -205,6 +205,7 @@ def test_a_store_with_broken_runs_gives_a_report_that_says_so(
     assert re.search(r"metrics\.json of \S+ is missing", out)
 
 
+@pytest.mark.slow
 def test_a_single_level_has_no_picture_of_all_levels(store: LocalStore, tmp_path: Path) -> None:
     assert pictures(collect(store), "en") == {}
     drawn = pictures(collect(three_levels(tmp_path / "three")), "en")

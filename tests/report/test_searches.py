@@ -299,6 +299,7 @@ def test_the_data_is_what_search_show_has(searched: LocalStore, capsys: pytest.C
     assert {key: search[key] for key in shown if key != "store"} == {k: v for k, v in shown.items() if k != "store"}
 
 
+@pytest.mark.slow
 def test_a_search_is_reported_without_optuna(searched: LocalStore) -> None:
     code = (
         "import sys; sys.modules['optuna'] = None\n"

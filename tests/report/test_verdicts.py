@@ -114,6 +114,7 @@ def test_all_models_that_wrote_stand_in_one_table_with_the_same_figures(tmp_path
         assert f"| {estimates(sentences(level)[:60]).mean():.2f} (" in line
 
 
+@pytest.mark.slow
 def test_the_heat_map_has_a_row_for_each_target_and_shades_for_its_shares(report: Report) -> None:
     page = render(report, "html", "en").decode()
     rows = page[page.index("Share of the sentences by estimated level") :].partition("</table>")[0]

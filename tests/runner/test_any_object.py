@@ -62,6 +62,7 @@ def both(store: LocalStore) -> LocalStore:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDS)
 @REPEATED
 @given(value=VALUES)
@@ -94,6 +95,7 @@ def add_in_state(store: LocalStore, run: str, state: str) -> None:
     return store.put_json(key, store.get_json(key) | {"handle": "local://elsewhere/7"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "state"),
     [

@@ -174,6 +174,7 @@ def test_a_file_of_one_s_own_is_stored_by_its_content_and_asked_of_both_models(
     assert (fetched.train, fetched.eval) == ((), examples)
 
 
+@pytest.mark.slow
 def test_what_is_stored_is_not_asked_again_and_what_is_open_stays_asked(
     store: LocalStore, run: str, tiny_model: Path
 ) -> None:

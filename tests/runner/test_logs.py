@@ -13,6 +13,7 @@ from cefr_batch.store.local import LocalStore
 RUN = "tiny-b1-peft-v1"
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=40), size=st.integers(1, 9))
 def test_a_log_comes_in_pieces_that_fit_into_memory_and_is_whole(text: str, size: int, store: LocalStore) -> None:

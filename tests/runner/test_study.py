@@ -99,6 +99,7 @@ def test_every_choice_is_made_while_the_evaluation_set_is_away(tmp_path: Path) -
     assert outcome(finished(store, record.study, jobs)) == outcome(before)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_at_any_write_comes_out_the_same(tmp_path: Path) -> None:
     """The kill falls on writes from the first to the last, on every other one before the write arrives; what a job writes
     is no part of the controller's life."""
@@ -149,6 +150,7 @@ def test_two_who_go_on_with_a_study_do_not_stop_each_other(
             finished(store, study, jobs)
 
 
+@pytest.mark.slow
 def test_trials_that_fail_are_told_and_those_that_die_start_again(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     jobs = Jobs(store, fails=(2, 5), dies=Counter({"tiny-b1-peft-s1-t3": 1, "tiny-b1-peft-s1-t4": 9}))

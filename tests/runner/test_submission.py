@@ -186,6 +186,7 @@ class Elsewhere(StandInLauncher):
         return [Check("store", "its pods cannot reach a folder of this machine" if "unreachable" in store_url else "")]
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_at_another_cluster_if_that_can_run_it(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

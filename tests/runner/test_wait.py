@@ -77,6 +77,7 @@ def test_what_may_still_go_on_is_waited_for_until_the_limit(said: Callable[[], A
     assert wait_until_ended(store, [RUN], 0.05, poll_seconds=0.01) == [RUN]
 
 
+@pytest.mark.slow
 def test_a_run_in_a_queue_gets_its_time_when_it_starts_and_no_queue_is_waited_for_for_ever(store: LocalStore) -> None:
     time = FakeTime()
     assert wait_until_ended(store, [RUN], 600, poll_seconds=3600, clock=time.clock) == [RUN]
@@ -101,6 +102,7 @@ def test_a_run_that_never_starts_where_there_is_no_queue_is_not_waited_for_longe
     assert (found, 900 <= time.now < 1000) == ([RUN], True)
 
 
+@pytest.mark.slow
 def test_the_next_run_in_a_queue_gets_a_week_after_the_one_before_it(store: LocalStore) -> None:
     time, other = FakeTime(), "tiny-a1-peft-v1"
 
@@ -131,6 +133,7 @@ def test_a_store_that_is_away_is_asked_again(store: LocalStore, monkeypatch: pyt
     assert asked == 3
 
 
+@pytest.mark.slow
 def test_a_report_says_which_run_it_did_not_wait_for_any_longer(
     cefr_batch: Callable[..., Any], store: LocalStore
 ) -> None:
@@ -158,6 +161,7 @@ class FakeTime:
         self.now += seconds
 
 
+@pytest.mark.slow
 def test_a_job_that_can_ask_the_scheduler_waits_as_long_as_that_keeps_the_run_and_no_longer(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +255,7 @@ def test_a_run_whose_state_stays_unknown_is_waited_for_ten_minutes(store: LocalS
     assert {state.state for state in seen} == {State.UNKNOWN}
 
 
+@pytest.mark.slow
 def test_unknown_for_a_while_does_not_end_the_wait(store: LocalStore, lost: type[SaysLauncher]) -> None:
     time = FakeTime()
     states: list[RunState] = []
@@ -262,6 +267,7 @@ def test_unknown_for_a_while_does_not_end_the_wait(store: LocalStore, lost: type
     assert time.now > 2000
 
 
+@pytest.mark.slow
 def test_a_lost_run_does_not_end_the_wait_for_the_others(store: LocalStore, lost: type[SaysLauncher]) -> None:
     other, time = "tiny-a1-peft-v1", FakeTime()
     watched = Session(store, clock=time.clock).watch([RUN, other])

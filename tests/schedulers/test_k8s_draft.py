@@ -37,6 +37,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[str
     return text, yaml.safe_load(text)
 
 
+@pytest.mark.slow
 def test_context_namespace_and_the_most_frequent_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     label = "nvidia.com/gpu.product"
     with api(tmp_path, monkeypatch) as server:

@@ -102,6 +102,7 @@ def all_objects() -> Iterator[tuple[str, Object]]:
                 yield f"base-{path.stem}-{item['kind']}", item
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back", range(SCHEMAS_BACK))
 def test_every_object_is_strictly_valid_for_the_newest_api_and_the_four_before(back: int) -> None:
     version = schema_versions()[-1 - back]

@@ -86,6 +86,7 @@ def test_a_context_may_have_any_name(api: Api, site: Callable[..., KubernetesSch
     assert scheduler.observe([Job("run-a", handle)])[Job("run-a", handle)].state is State.PENDING
 
 
+@pytest.mark.slow
 def test_submitting_again_leaves_what_lives_and_replaces_what_has_ended(
     api: Api, site: Callable[..., KubernetesScheduler]
 ) -> None:

@@ -55,6 +55,7 @@ def is_gone(job: Job) -> Callable[[], bool]:
     return lambda: state_of(job).finished
 
 
+@pytest.mark.slow
 def test_three_jobs_run_one_at_a_time_in_the_order_of_their_submission(store: LocalStore, folder: Path) -> None:
     jobs = submit(store, "run-a", "run-b", "run-c")
     for count, job in enumerate(jobs, 1):

@@ -143,6 +143,7 @@ def test_a_job_that_slurm_does_not_requeue_says_so(folder: Path) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_child_that_has_ended_before_slurm_answers_is_requeued_too(folder: Path) -> None:
     """All processes get the signal at once; this one's answer comes late, and the child is gone by then."""
     (folder / "squeue").write_text("#!/bin/sh\nsleep 1\necho RUNNING\n")

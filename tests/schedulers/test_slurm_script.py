@@ -100,6 +100,7 @@ json.dump([sys.argv[1:], dict(os.environ)], open(os.environ["SEEN"], "w"))
 """
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(WORDS, min_size=6, max_size=6))
 def test_a_hostile_setting_arrives_as_it_is_and_runs_nothing(tmp_path: Path, words: list[str]) -> None:

@@ -239,6 +239,7 @@ def test_why_there_is_no_connection_is_one_sentence_and_asked_once(there: Path, 
     assert calls(there) == 2  # ssh -G, and the one login
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "said", ["Connection to login.example.org closed by remote host.", "client_loop: send disconnect: Broken pipe", ""]
 )
@@ -251,6 +252,7 @@ def test_a_connection_that_is_lost_is_no_answer_and_tried_again(there: Path, sai
     assert machine.run(["echo", "7"], timeout=5).stdout == "7\n"
 
 
+@pytest.mark.slow
 def test_a_command_that_does_not_answer_is_bounded(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "_LOGIN_SECONDS", 0.1)
     with pytest.raises(SchedulerError, match=r"sleep got no answer from the Slurm controller in 0\.3 s"):
@@ -301,6 +303,7 @@ def submit(store: str = STORE) -> list[str]:
     return scheduler.submit(scheduler.render(JobGroup((JobSpec("run-a", store),))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["file", "environment"])
 def test_a_job_is_submitted_with_its_files_and_secrets_there(
     site: Callable[..., None], there: Path, monkeypatch: pytest.MonkeyPatch, how: str
@@ -465,6 +468,7 @@ def test_a_site_with_a_host_says_where_everything_is_there(
         load_site("far")
 
 
+@pytest.mark.slow
 def test_a_store_that_the_cluster_cannot_reach_is_refused(
     site: Callable[..., None], there: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_document_has_the_table_with_its_head_on_every_page(site: Site) -> Non
     assert (section.page_width or 0) > (section.page_height or 0) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [{"kind": "exe"}, {"rows": []}, {"rows": SHEET["rows"][:1]}, {"columns": ["one"]}, {"words": ["x" * 9999, "y"]}],

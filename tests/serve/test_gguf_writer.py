@@ -132,6 +132,7 @@ def test_without_llama_cpp_it_says_what_to_install(store: LocalStore, monkeypatc
         GgufWriter(Session(store), [RUN])
 
 
+@pytest.mark.slow
 def test_torch_is_not_loaded() -> None:
     code = "import sys, cefr_batch.serve.writers, cefr_batch.serve.writing; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

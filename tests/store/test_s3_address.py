@@ -110,6 +110,7 @@ def test_an_address_is_completed_from_the_configuration_file(
     assert open_store("s3://bucket").url == full
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "address"),
     [

@@ -114,6 +114,7 @@ def test_credentials_that_are_about_to_expire_are_renewed(
     assert len(server.keys) == len(set(server.keys)) == 3
 
 
+@pytest.mark.slow
 def test_credentials_that_are_rewritten_in_their_file_are_read_again(
     server: OneKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_proxy_of_the_environment_is_used(scheme: str, one_key: OneKey, monkey
     assert one_key.proxy_users == ["Basic " + b64encode(b"me:secret").decode()] * 2
 
 
+@pytest.mark.slow
 def test_a_server_that_is_overloaded_is_asked_again(one_key: OneKey) -> None:
     for action in (partial(one_key.store.put, "x", b"1"), partial(one_key.store.delete, "x")):
         one_key.overloaded = 2

@@ -78,6 +78,7 @@ def test_an_object_damaged_on_the_way_is_read_again(server: Server) -> None:
         assert store.get("x/status.json", start=2, stop=6) == b"step"
 
 
+@pytest.mark.slow
 def test_a_server_whose_etags_are_no_md5_is_believed(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,6 +122,7 @@ def error_of(store: Store) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_cannot_be_reached(short_retries: None) -> None:
     (port,) = free_ports(1)
     store = open_store(url("x", port))

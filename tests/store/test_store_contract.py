@@ -25,6 +25,7 @@ def test_an_object_is_what_was_written_last(any_store: Store) -> None:
     assert any_store.exists("a/b.bin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", AWKWARD)
 def test_keys_are_kept_as_they_are(any_store: Store, key: str) -> None:
     any_store.put(key, b"1")
@@ -87,6 +88,7 @@ def test_listings_are_complete_and_sorted(any_store: Store) -> None:
     assert any_store.folders("c/") == []
 
 
+@pytest.mark.slow
 def test_listings_go_over_many_pages(any_store: Store) -> None:
     keys = [f"runs/r{number:04}/x" for number in range(1005)]
     with ThreadPoolExecutor(16) as pool:
@@ -95,6 +97,7 @@ def test_listings_go_over_many_pages(any_store: Store) -> None:
     assert any_store.folders("runs/") == [key.split("/")[1] for key in keys]
 
 
+@pytest.mark.slow
 def test_an_address_opens_the_same_store_again(any_store: Store) -> None:
     from cefr_batch.store import open_store
 
@@ -104,6 +107,7 @@ def test_an_address_opens_the_same_store_again(any_store: Store) -> None:
     assert again.get("x") == b"1"
 
 
+@pytest.mark.slow
 def test_one_of_many_writers_claims_an_object(make_store: Callable[[], Store], kind: str) -> None:
     if kind == "rclone":
         pytest.skip("rclone serve s3 ignores If-None-Match: conditional writes are not atomic there")
@@ -137,6 +141,7 @@ def test_a_claimed_object_is_not_claimed_again(any_store: Store, kind: str, capl
 SIZES = [0, 1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES + 17]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 def test_files_go_and_come_back_whole(any_store: Store, tmp_path: Path, size: int) -> None:
     data = bytes(range(251)) * (size // 251 + 1)
@@ -199,6 +204,7 @@ def items_of(files: dict[str, Path], hashes: dict[str, str]) -> list[TransferIte
     return [TransferItem(key, path.stat().st_size, hashes[key]) for key, path in files.items()]
 
 
+@pytest.mark.slow
 def test_many_files_at_once(any_store: Store, tmp_path: Path) -> None:
     files = some_files(tmp_path / "up")
     items = items_of(files, upload(any_store, files))
@@ -210,6 +216,7 @@ def test_many_files_at_once(any_store: Store, tmp_path: Path) -> None:
     assert verify(any_store, items) == {}
 
 
+@pytest.mark.slow
 def test_verify_names_everything_that_is_wrong(any_store: Store, tmp_path: Path) -> None:
     files = some_files(tmp_path)
     items = items_of(files, upload(any_store, files))
@@ -226,6 +233,7 @@ def test_verify_names_everything_that_is_wrong(any_store: Store, tmp_path: Path)
         download(any_store, items, lambda item: tmp_path / "down" / item.key)
 
 
+@pytest.mark.slow
 def test_a_download_goes_on_where_it_was_cut_off(any_store: Store, tmp_path: Path) -> None:
     files = some_files(tmp_path / "up")
     items = items_of(files, upload(any_store, files))

@@ -79,6 +79,7 @@ def step(folder: Path, work: Path, monkeypatch: pytest.MonkeyPatch, *settings: s
     return found[0] / sum(needed.training(*one) for one in zip(lengths, predicted, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_on", ["all", "response"])
 def test_a_training_step(loss_on: str, wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ratio = step(wide, tmp_path / "run", monkeypatch, f"training.loss_on={loss_on}")
@@ -112,6 +113,7 @@ def logits_twice(trainer: Any, _model: Any, inputs: Any) -> Callable[[], Any]:
     return lambda: inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waste", [another_forward, padded_to_max_length, logits_twice])
 def test_planted_waste_is_seen(waste: Any, wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ratio = step(wide, tmp_path / "run", monkeypatch, planted=waste)

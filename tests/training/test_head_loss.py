@@ -38,6 +38,7 @@ def test_value_and_gradient_are_those_of_all_logits_at_once(tokens: int, cap: fl
     torch.testing.assert_close(once.grad, whole.grad)
 
 
+@pytest.mark.slow
 def test_training_has_the_losses_of_trl(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With batches of several lengths, two of them in a step, and the prompt left out of the loss."""
     from cefr_batch.training import head_loss

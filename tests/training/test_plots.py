@@ -30,6 +30,7 @@ def full_log() -> list[LogEntry]:
     return log + [LogEntry(step=s, epoch=s / 29, eval_loss=loss) for s, loss in evaluated.items()]
 
 
+@pytest.mark.slow
 def test_five_figures_for_screens_and_for_print(tmp_path: Path) -> None:
     files = write_plots(full_log(), BEST, 1.795, tmp_path / "plots")
     assert [f.name for f in files] == [f"{name}.{kind}" for name in layout.PLOT_NAMES for kind in ("png", "svg", "pdf")]
@@ -49,6 +50,7 @@ def test_five_figures_for_screens_and_for_print(tmp_path: Path) -> None:
             assert image.size == (2100, 1350)
 
 
+@pytest.mark.slow
 def test_the_same_log_gives_the_same_bytes_also_in_another_process(tmp_path: Path) -> None:
     here = write_plots(full_log(), BEST, 1.795, tmp_path / "a")
     code = (
@@ -90,6 +92,7 @@ def test_the_epoch_axis_agrees_with_the_log() -> None:
     assert epochs.get_xlim()[1] == pytest.approx(axes.get_xlim()[1] / 29)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "log", [[], [LogEntry(step=1, epoch=0.1)], [LogEntry(step=1, epoch=0.1, loss=None), LogEntry(step=2, epoch=0.2)]]
 )
@@ -99,6 +102,7 @@ def test_a_curve_without_points_says_so(log: list[LogEntry], tmp_path: Path) -> 
         assert "no data" in texts(name, log, None)
 
 
+@pytest.mark.slow
 def test_one_point_is_drawn_not_lost(tmp_path: Path) -> None:
     log = [LogEntry(step=10, epoch=0.35, loss=1.82)]
     assert "no data" not in texts("training_loss", log, None)
@@ -128,6 +132,7 @@ def test_the_untrained_loss_is_over_the_tokens_that_are_trained() -> None:
     )
 
 
+@pytest.mark.slow
 def test_importing_plots_does_not_load_matplotlib_and_drawing_does_not_load_pyplot(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import cefr_batch.training.plots as p;"

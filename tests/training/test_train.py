@@ -31,6 +31,7 @@ from cefr_batch.training import trainer as train
 from cefr_batch.training.callbacks import fold_log
 
 
+@pytest.mark.slow
 def test_a_run_on_one_gpu_leaves_the_others_of_its_machine_alone(tmp_path: Path) -> None:
     """A fake: no GPU is here; torch says that there are four. In a process of its own, since accelerate remembers it."""
     code = """
