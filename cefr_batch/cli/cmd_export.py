@@ -157,7 +157,9 @@ def _vllm(session: Session, runs: Sequence[str], out: Path, *, quiet: bool) -> d
 
     script = export_vllm(session.store, runs, out, byte_progress)
     if not quiet:
-        click.echo(f"{len(runs)} adapters in {out}; to serve them, run {script} on a machine that has vLLM")
+        click.echo(
+            f"{len(runs)} adapter{'s' * (len(runs) != 1)} in {out}; to serve them, run {script} on a machine that has vLLM"
+        )
     return {"form": VLLM, "where": str(script), "runs": list(runs)}
 
 

@@ -130,7 +130,7 @@ def _texts(planned: PlannedTexts) -> str:
         return "none"
     tokens = planned.texts * planned.max_new_tokens
     missing = [f"no chat template for {', '.join(planned.missing)}"] if planned.missing else []
-    asked = f"untrained model: {', '.join(['as trained', *planned.baselines])}"
+    asked = f"untrained model: {', '.join(['asked as in training', *planned.baselines])}"
     return "\n".join([f"{planned.texts:,}, at most {tokens:,} tokens", asked, *missing])
 
 

@@ -7,28 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cefr_batch.cli.completion import complete_levels
-from cefr_batch.cli.options import runs_argument, session_option
+from cefr_batch.cli.options import runs_options, session_option
 from cefr_batch.cli.progress import byte_progress
 from cefr_batch.cli.signals import interrupted_by_signals
-from cefr_batch.errors import CefrBatchError, NotFound, UsageError
+from cefr_batch.errors import CefrBatchError, UsageError
 from cefr_batch.runner import Session
-from cefr_batch.runner.selection import newest_complete, no_runs, parse_levels
 
 if TYPE_CHECKING:
     from cefr_batch.serve.writing import Writing
 
 
 @click.command()
-@runs_argument
-@click.option(
-    "--level",
-    "levels",
-    metavar="LEVEL",
-    multiple=True,
-    shell_complete=complete_levels,
-    help="This level's newest complete run; all: of every level that has one. May be repeated.",
-)
+@runs_options
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free port.")
 @click.option(
     "--host",
@@ -43,7 +33,7 @@ def command(runs: Sequence[str], levels: Sequence[str], port: int, host: str, gg
 
     Without RUN and --level: the runs alone, without a model. Nothing is changed in the store. Ctrl-C ends it.
     """
-    chosen = _chosen(session, runs, levels)
+    chosen = session.find(runs, levels, complete=True) if runs or levels else []
     if gguf and not chosen:
         raise UsageError("--gguf needs runs or --level: without them no model is served")
     try:
@@ -51,18 +41,6 @@ def command(runs: Sequence[str], levels: Sequence[str], port: int, host: str, gg
             _serve(session, chosen, host, port, gguf=gguf)
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
-
-
-def _chosen(session: Session, runs: Sequence[str], levels: Sequence[str]) -> list[str]:
-    """The runs whose models are wanted; none where nothing is named."""
-    if any(one.strip().lower() == "all" for value in levels for one in value.split(",")):
-        found = [*runs, *newest_complete(session.store, parse_levels(["all"])).values()]
-        if not found:
-            raise NotFound(
-                no_runs(session.store) if not session.runs() else f"no run of {session.store.url} is complete"
-            )
-        return session.find(found)
-    return session.find(runs, parse_levels(levels), complete=True) if runs or levels else []
 
 
 def _serve(session: Session, runs: Sequence[str], host: str, port: int, *, gguf: bool) -> None:

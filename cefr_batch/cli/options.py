@@ -74,10 +74,16 @@ def runs_options(function: F) -> F:
         metavar="LEVEL",
         multiple=True,
         shell_complete=complete_levels,
-        callback=lambda _ctx, _param, values: parse_levels(values),
-        help="This level's newest run. May be repeated.",
+        callback=_checked_levels,
+        help="This level's newest run; all: that of each level that has one. May be repeated.",
     )(function)
     return runs_argument(function)
+
+
+def _checked_levels(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """As they were typed: the store tells which levels ``all`` stands for."""
+    parse_levels(values)
+    return values
 
 
 def runs_argument(function: F) -> F:

@@ -26,7 +26,7 @@ _TABLES = (".csv", ".tsv")
 _SPREADSHEETS = (".xlsx", ".xlsm")
 _JSONL = (".jsonl", ".ndjson")
 _DELIMITERS = (",", ";", "\t")
-_SHOWN_PLACES = 3
+_SHOWN_PLACES = 10
 _PAIR = ("word", "sentence")  # the columns of a table of sentence pairs
 
 
@@ -203,10 +203,9 @@ class _Wanted:
         return {self.layout.heading(name) for name in self.required} <= {_heading(cell) for cell in cells}
 
     @property
-    def expected(self) -> str:
+    def names(self) -> str:
         """What a header must name."""
-        names = ",".join(self.layout.columns.get(name, name) for name in self.required)
-        return f"the first line must be {names!r}"
+        return ",".join(self.layout.columns.get(name, name) for name in self.required)
 
     @property
     def way_out(self) -> str:
@@ -291,7 +290,7 @@ def _sheet_records(file: DataFile, data: bytes, wanted: _Wanted) -> Iterator[tup
     try:
         sheet = read_sheet(file.path, data, wanted.layout.sheet, columns, file.error, file.warning)
     except HeaderNotFound as exc:
-        raise _UnreadableError(f"{wanted.expected}, but {exc}{wanted.way_out}") from exc
+        raise _UnreadableError(f"no header {wanted.names!r} {exc}{wanted.way_out}") from exc
     except SheetNotChosen as exc:
         raise _UnreadableError(f"{exc}; {wanted.layout.way_out.sheet}") from exc
     except SpreadsheetError as exc:
@@ -427,7 +426,7 @@ def _delimiter(text: str, wanted: _Wanted) -> str:
     for delimiter in _DELIMITERS:
         if wanted.is_header([name.strip().strip('"') for name in header.split(delimiter)]):
             return delimiter
-    raise _UnreadableError(f"{wanted.expected}, but is {header.strip()[:60]!r}{wanted.way_out}")
+    raise _UnreadableError(f"the first line must be {wanted.names!r}, but is {header.strip()[:60]!r}{wanted.way_out}")
 
 
 def kind(value: Any) -> str:

@@ -110,11 +110,19 @@ def _choose(workbook: Any, name: str | None, wanted: Callable[[Cells], Sequence[
     if len(found) > 1:
         raise SheetNotChosen(f"has the columns in several sheets: {', '.join(map(repr, found))}")
     if not found:
-        first = next((_texts(row) for row in _raw_rows(sheets[titles[0]], 1, _HEADER_ROWS) if any(_texts(row))), [])
-        shown = ", ".join(text for text in first if text)[:60] or "nothing"
-        raise HeaderNotFound(f"sheet {titles[0]!r} begins with {shown!r}")
+        raise HeaderNotFound(
+            f"among the first {_HEADER_ROWS} rows of sheet {titles[0]!r}; {_likely(sheets[titles[0]])}"
+        )
     ((title, (number, cells)),) = found.items()
     return sheets[title], number, cells
+
+
+def _likely(sheet: Any) -> str:
+    """The row that somebody may have meant as the header: the first of several cells, below a title."""
+    rows = enumerate(map(_texts, _raw_rows(sheet, 1, _HEADER_ROWS)), 1)
+    filled = [(number, [text for text in texts if text]) for number, texts in rows if any(texts)]
+    number, texts = next((row for row in filled if len(row[1]) > 1), filled[0] if filled else (1, ["nothing"]))
+    return f"row {number} is {', '.join(texts)[:60]!r}"
 
 
 def _header(sheet: Any, wanted: Callable[[Cells], Sequence[int]]) -> tuple[int, Cells] | None:

@@ -122,7 +122,7 @@
     const [text, type] = kind === "csv" ? [asCsv(), "text/csv"] : [asJson(), "application/json"];
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type }));
-    link.download = `ratings-${form}-${rater.replace(/[^A-Za-z0-9_-]+/g, "-")}.${kind}`;
+    link.download = `ratings-${form}-${rater.replace(/[^\p{L}\p{N}_-]+/gu, "-")}.${kind}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60000);
     return link.download;

@@ -115,7 +115,32 @@ def sentences(card: Card, t: ReportLanguage) -> list[Markdown]:
                 limits=_limits(distance, t),
             )
         )
-    return [*found, *_gain(card, t)]
+    return [*found, *_gain(card, t), *_kept(card, t)]
+
+
+def _kept(card: Card, t: ReportLanguage) -> list[Markdown]:
+    """How much of the task the model does, before and after training; nothing without answers of both."""
+    written = card.entry.result and card.entry.result.metrics.generation
+    if not written:
+        return []
+    before, after = written.baseline.greedy, written.tuned.greedy
+    if None in (
+        before.well_formed_percent,
+        after.well_formed_percent,
+        before.words_used_percent,
+        after.words_used_percent,
+    ):
+        return []
+    return [
+        t(
+            "Answers in the format of the examples: {format_before} → {format_after}; "
+            "words used: {words_before} → {words_after}.",
+            format_before=t.percent(before.well_formed_percent),
+            format_after=t.percent(after.well_formed_percent),
+            words_before=t.percent(before.words_used_percent),
+            words_after=t.percent(after.words_used_percent),
+        )
+    ]
 
 
 def _measured(card: Card, t: ReportLanguage) -> Markdown:
@@ -126,7 +151,7 @@ def _measured(card: Card, t: ReportLanguage) -> Markdown:
     if figures and figures.references:
         parts.append(t("those of the level {mean}", mean=_mean(figures.references, t)))
     parts.append(
-        t("the untrained model's {mean}", mean=t.figure(untrained.mean.value))
+        t("the untrained model's {mean}", mean=_mean(untrained, t))
         if untrained
         else t("the untrained model wrote none that can be measured")
     )

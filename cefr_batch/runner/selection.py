@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -13,6 +13,8 @@ from cefr_batch.records import layout
 from cefr_batch.records.spec import SpecRecord
 from cefr_batch.store.base import Store
 
+EVERY_LEVEL = "all"
+_Newest = Callable[[Store, str, Sequence[str]], str]
 _READERS = 16  # records are read in parallel: a store may be far away
 _LISTED = 20  # run names in an error message
 
@@ -39,7 +41,7 @@ def all_runs(store: Store) -> list[str]:
 def find_runs(
     store: Store, runs: Iterable[str] = (), levels: Iterable[str] = (), *, complete: bool = False
 ) -> list[str]:
-    """The runs named, then each level's newest run, each once.
+    """The runs named, then each level's newest run, each once; of ``all`` levels those that have one.
 
     ``complete``: of each level the newest run that is complete (runs named need not be). Raises ``NotFound`` for what
     does not exist and ``UsageError``, which lists the runs, where nothing is named.
@@ -47,7 +49,12 @@ def find_runs(
     known = all_runs(store)
     found = [_named(store, run, known) for run in runs]
     newest = _newest_complete if complete else _newest
-    found += [newest(store, level, known) for level in levels]
+    names = [name.strip().lower() for value in levels for name in value.split(",")]
+    found += [newest(store, level, known) for level in parse_levels(name for name in names if name != EVERY_LEVEL)]
+    if EVERY_LEVEL in names:
+        found += _of_every_level(store, known, newest)
+        if not found:
+            raise NotFound(no_runs(store) if not known else f"no run of {store.url} is complete")
     if not found:
         raise UsageError(f"name a run, or a level with --level. {_listing(store, known)}")
     return list(dict.fromkeys(found))
@@ -89,6 +96,12 @@ def _newest_complete(store: Store, level: str, known: Sequence[str]) -> str:
         if store.exists(layout.run_key(run, layout.MANIFEST)):
             return run
     raise NotFound(f"no complete run of level {level} in {store.url}. {_listing(store, known)}")
+
+
+def _of_every_level(store: Store, known: Sequence[str], newest: _Newest) -> Iterator[str]:
+    for level in parse_levels([EVERY_LEVEL]):
+        with suppress(NotFound):
+            yield newest(store, level, known)
 
 
 def newest_complete(store: Store, levels: Iterable[str]) -> dict[str, str]:

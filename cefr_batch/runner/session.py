@@ -338,10 +338,10 @@ class Session:
         return all_runs(self.store)
 
     def find(self, runs: Iterable[str] = (), levels: Iterable[str] = (), *, complete: bool = False) -> list[str]:
-        """The runs named and each level's newest (``complete``: newest complete) one, each once. Raises ``NotFound``
-        for what the store does not have, ``UsageError`` if nothing is named.
+        """The runs named and each level's newest (``complete``: newest complete) one, each once; ``all`` is each level that
+        has one. Raises ``NotFound`` for what the store does not have, ``UsageError`` if nothing is named.
         """
-        return find_runs(self.store, runs, parse_levels(levels), complete=complete)
+        return find_runs(self.store, runs, levels, complete=complete)
 
     def status(self, runs: Iterable[str] | None = None) -> list[RunState]:
         """The state of each run, by default of all, in order. A run that cannot be read is UNKNOWN and says why."""

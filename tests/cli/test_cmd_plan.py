@@ -91,7 +91,7 @@ def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixtu
     assert table["Prompt"][0] == "alpaca"
     assert table["Generated texts"][0] == "8, at most 640 tokens"  # two examples, by two models, in two ways
     row = next(number for number, line in enumerate(lines) if line.startswith("Generated texts"))
-    assert lines[row + 1].split("  ")[-1].strip() == "untrained model: as trained"
+    assert lines[row + 1].split("  ")[-1].strip() == "untrained model: asked as in training"
     assert lines[row + 2].split("  ")[-1].strip() == "no chat template for zero_shot, few_shot"
     assert len(lines) == 31  # settings, data, LoRA, evaluations and checkpoints have a second line, texts a third
 

@@ -184,7 +184,7 @@ def test_texts_are_normalized_when_they_are_read_with_one_warning_that_counts(tm
     assert read_examples(file)[1].output == normalized
     (warning, *_) = check_file(file).diagnostics.warnings
     what = "has invisible or decomposed characters or Windows line ends, which were normalized"
-    assert str(warning) == f"{file}: {what}; 5 times, at index 1, 2, 3, … (from 0)"
+    assert str(warning) == f"{file}: {what}; 5 times, at index 1, 2, 3, 4, 5 (from 0)"
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
@@ -194,12 +194,12 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path}: {reason}"
 
 
-def test_a_problem_of_many_examples_is_told_once_with_the_first_three_places(tmp_path: Path) -> None:
+def test_a_problem_of_many_examples_is_told_once_with_the_first_ten_places(tmp_path: Path) -> None:
     file = tmp_path / "train.json"
     file.write_text(json.dumps([GOOD, *[changed(output="")] * 30]))
     with pytest.raises(DataError) as caught:
         read_examples(file)
-    assert str(caught.value) == f"{file}: output is empty; 30 times, at index 1, 2, 3, … (from 0)"
+    assert str(caught.value) == f"{file}: output is empty; 30 times, at index 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … (from 0)"
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "a\0b.json"])

@@ -241,7 +241,7 @@ def test_sentences_that_are_numbered_already_are_a_warning(tmp_path: Path) -> No
     (warning,) = check_file(file).diagnostics.warnings
     assert str(warning) == (
         f"{file}: the sentence begins with a number, but examples number it anyway; remove it; "
-        "4 times, at line 2 ('1. A cat 1.'), 3 ('2. A cat 2.'), 4 ('3. A cat 3.'), …"
+        "4 times, at line 2 ('1. A cat 1.'), 3 ('2. A cat 2.'), 4 ('3. A cat 3.'), 5 ('4. A cat 4.')"
     )
 
 

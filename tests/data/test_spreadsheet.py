@@ -70,7 +70,9 @@ def test_columns_and_sheet_by_name(tmp_path: Path) -> None:
     assert pairs(path, named) == [Pair(*CAT), Pair(*DOG)]
     assert pairs(path, named, "Sözcükler") == [Pair(*CAT), Pair(*DOG)]
     assert "has no sheet 'Words'; its sheets: 'Sheet', 'Sözcükler'" in refusal(path, sheet="Words")
-    assert "the first line must be 'word,sentence', but sheet 'Sheet' begins with 'nothing' (if its" in refusal(path)
+    assert "no header 'word,sentence' among the first 20 rows of sheet 'Sheet'; row 1 is 'nothing' (if its" in refusal(
+        path
+    )
     assert "--columns word=…,sentence=…" in refusal(path)
 
 
@@ -89,7 +91,7 @@ def test_several_sheets_that_would_do_must_be_told_apart_and_hidden_ones_do_not_
         book["Sheet"].sheet_state = "veryHidden"
 
     path = saved(tmp_path / "h.xlsx", HEADER, CAT, change=hide)
-    assert "but sheet 'shown' begins with 'nothing'" in refusal(path)
+    assert "of sheet 'shown'; row 1 is 'nothing'" in refusal(path)
 
 
 def test_a_merged_word_stands_for_all_its_sentences(tmp_path: Path) -> None:
