@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -618,7 +619,7 @@ def write_cluster(say: Say, tmp_path: Path, **site: object) -> None:
         "*) echo 'far1|16|64000|gpu:rtx4090:2(S:0-1)|ampere,ib'; echo 'far2|16|32000+|(null)|(null)';; esac\n"
     )
     (tmp_path / "sinfo").chmod(0o755)
-    base = {"extends": "default", "shared": str(tmp_path / "shared"), "time": "01:00:00"}
+    base = {"extends": "default", "shared": str(tmp_path / "shared"), "time": "01:00:00", "check_gpu": False}
     (tmp_path / "sites" / "here.yaml").write_text(json.dumps({**base, **site}))
 
 
@@ -674,6 +675,16 @@ def test_a_python_that_cannot_train_or_start_a_job_is_reported_before_anything_i
     assert f"python: {tmp_path} cannot start a job ([Errno 13] Permission denied" in folder
 
 
+@pytest.mark.skipif("+cpu" not in version("torch"), reason="this Python's torch can use a GPU")
+def test_a_torch_without_cuda_is_reported_before_a_job_waits_for_a_gpu(say: Say, tmp_path: Path) -> None:
+    assert any("which cannot use a GPU; use an" in one for one in problems(say, tmp_path, check_gpu=True))
+    without = problems(say, tmp_path, check_gpu=True, gres=None, gpu=None)
+    image = tmp_path / "image.sif"
+    image.touch()
+    inside = problems(say, tmp_path, check_gpu=True, container={"runtime": "apptainer", "image": str(image)})
+    assert not any("cannot use a GPU" in one for one in (*without, *inside))
+
+
 def test_a_partition_that_does_not_exist_or_is_down_is_reported(say: Say, tmp_path: Path) -> None:
     assert any("there is no 'gpus'; valid: gpu, old" in one for one in problems(say, tmp_path, partition="gpus"))
     assert any("partition old is DOWN" in one for one in problems(say, tmp_path, partition="old"))
@@ -683,7 +694,8 @@ def found(say: Say, tmp_path: Path, test_only: str = "", **site: object) -> list
     """The checks of a site on that cluster that are not well, but for its folder, which is this machine's. Its Python is a
     stand-in. ``test_only``: why sbatch refuses now."""
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho {sys.version_info[0]}.{sys.version_info[1]}\n")
+    own = json.dumps({"python": f"{sys.version_info[0]}.{sys.version_info[1]}"})
+    python.write_text(f"#!/bin/sh\necho '{own}'\n")
     python.chmod(0o755)
     write_cluster(say, tmp_path, **{"python": str(python), **site})
     say("sbatch", fails=test_only)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -28,12 +29,20 @@ from cefr_batch.store import store_folder, unreachable_endpoint
 # File systems that are not shared between machines, as /proc/mounts names them.
 LOCAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "tmpfs", "ramfs", "rootfs"}
 _PYTHON_PROBE = """
-import sys
+import json, sys
 sys.path.remove("")
 import submitit, cefr_batch
 from importlib.util import find_spec
-missing = [name for name in sys.argv[1:] if find_spec(name) is None]
-print("%d.%d+%s" % (*sys.version_info[:2], cefr_batch.__version__), *missing)
+from pathlib import Path
+from runpy import run_path
+torch = find_spec("torch")
+built = run_path(str(Path(torch.origin).with_name("version.py"))) if torch and torch.origin else {}
+print(json.dumps({
+    "python": "%d.%d" % sys.version_info[:2],
+    "version": cefr_batch.__version__,
+    "missing": [name for name in sys.argv[1:] if find_spec(name) is None],
+    "cpu_torch": str(built["__version__"]) if built and built["cuda"] is None else "",
+}))
 """
 _PYTHON_SECONDS, _BASH_SECONDS, _QOS_SECONDS, _PATH_SECONDS = 60, 10, 10, 20
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
@@ -347,6 +356,11 @@ def _python(machine: SlurmMachine, site: SlurmSite, where: str, backends: Sequen
             f"{prefix} has no {', '.join(found.missing)}, which training with {' and '.join(backends)} needs; use an "
             "environment that has it (make setup-unsloth), a container, or the other backend (--set backend=peft)"
         )
+    elif found.cpu_torch and backends and site.gpus and site.check_gpu:
+        problem = (
+            f"{prefix} has torch {found.cpu_torch}, which cannot use a GPU; use an environment that can (make "
+            "setup-unsloth), or, for jobs without a GPU, `gres: null` and `gpu: null`"
+        )
     elif site.host and found.version != __version__:
         problem = f"{prefix} has cefr-batch {found.version}, but this is {__version__}; install the same version there"
         return Check(what, problem, note=found.python, warning=True)
@@ -357,11 +371,13 @@ def _python(machine: SlurmMachine, site: SlurmSite, where: str, backends: Sequen
 
 @dataclass(frozen=True)
 class _Interpreter:
-    """A Python, the version of its cefr-batch, and which packages it lacks; or the ``error`` for which it starts no job."""
+    """A Python, the version of its cefr-batch, which packages it lacks, and the version of its torch if that was built
+    without CUDA; or the ``error`` for which it starts no job."""
 
     python: str = ""
     version: str = ""
-    missing: tuple[str, ...] = ()
+    missing: Sequence[str] = ()
+    cpu_torch: str = ""
     error: str = ""
 
 
@@ -374,11 +390,10 @@ def _probe(machine: SlurmMachine, python: str, packages: Iterable[str]) -> _Inte
         raise
     except (OSError, SchedulerError, subprocess.TimeoutExpired) as exc:
         return _Interpreter(error=str(exc))
-    versions, *missing = done.stdout.split() or [""]
-    if not versions:
+    try:
+        return _Interpreter(**json.loads(done.stdout))
+    except (ValueError, TypeError):
         return _Interpreter(error=(done.stderr.strip().splitlines() or ["it does not run"])[-1])
-    version, _, code = versions.partition("+")
-    return _Interpreter(version, code, tuple(missing))
 
 
 def _syntax(where: str, script: str) -> Check:
