@@ -75,7 +75,8 @@ def runs_options(function: F) -> F:
         multiple=True,
         shell_complete=complete_levels,
         callback=_checked_levels,
-        help="This level's newest run; all: that of each level that has one. May be repeated.",
+        help="This level's newest run (newest complete one, if the command needs a complete run); all: of each level that "
+        "has one. May be repeated.",
     )(function)
     return runs_argument(function)
 

@@ -94,6 +94,8 @@ class Facts:
         """How to continue, for the end of a reason."""
         if self.submission is None and self.status is None:
             return f"`cefr-batch resume {self.run} --cluster NAME` starts it"
+        if self.submission is None:
+            return "start its job again where it ran (on Kubernetes: kubectl delete job, then apply)"
         does = "resumes it from the last checkpoint" if self.status else "starts it"
         return f"`cefr-batch resume {self.run}` {does}"
 

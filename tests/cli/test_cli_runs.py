@@ -325,7 +325,7 @@ def test_a_run_that_kubectl_started_is_neither_stopped_nor_started_again_from_he
     run = claimed("A1")
     store.put_json(layout.run_key(run, layout.STATUS), {**status(run, "RUNNING"), "host": "a-pod"})
     result = cefr_batch("cancel", run)
-    assert (result.code, "it was not started by submit; whoever started it can stop it" in result.out) == (0, True)
+    assert (result.code, "it was not started by submit; whoever started it can stop it" in result.out) == (1, True)
     store.put_json(layout.run_key(run, layout.STATUS), {**status(run, "FAILED"), "host": "a-pod"})
     result = cefr_batch("resume", run)
     assert (result.code, "was not started by submit; start its job again where it ran" in result.err) == (1, True)

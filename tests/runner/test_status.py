@@ -101,13 +101,13 @@ TABLE = [
     ("no", "damaged", ANY, ANY, U, "submission.json is not valid JSON"),
     ("no", ANY, "damaged", ANY, U, "status.json is not valid JSON"),
     # Paused, as its search asked: that counts once its job is not known to live, unless the run was cancelled since.
-    ("no", "none", "paused", ANY, PAUSED, f"at step 3 of 12, as its search asked; `cefr-batch resume {RUN}`"),
+    ("no", "none", "paused", ANY, PAUSED, "at step 3 of 12, as its search asked; start its job again where it ran"),
     ("no", "there", "paused", f"{ENDED} {UNSEEN} not_found", PAUSED, "at step 3 of 12, as its search asked"),
     # No submission: nobody can be asked, so the job's own word counts.
     ("no", "none", "none", ANY, U, f"never started; `cefr-batch resume {RUN} --cluster NAME` starts it"),
     ("no", "none", "fresh", ANY, R, "on "),
     ("no", "none", "silent", ANY, U, "its last heartbeat"),
-    ("no", "none", "preempted", ANY, X, f"`cefr-batch resume {RUN}` resumes it"),
+    ("no", "none", "preempted", ANY, X, "start its job again where it ran"),
     ("no", "none", "failed", ANY, F, "the loss is not finite"),
     ("no", "none", "older", ANY, F, "an older failure"),
     # The scheduler cannot tell: likewise.

@@ -416,6 +416,15 @@ def test_the_checks_of_a_site_without_fault(api: Api, site: Callable[..., Kubern
     assert not [key for key in api.objects if key.startswith((JOBS, PODS))]
 
 
+def test_a_job_without_a_gpu_that_still_wants_gpu_nodes_is_a_warning(
+    api: Api, site: Callable[..., KubernetesScheduler]
+) -> None:
+    (told,) = (one for one in checks(site(storage_secret="cefr-batch-store", gpus=0)) if one.what == "nodes")
+    assert "gpus is 0, but jobs are still limited to nodes with nvidia.com/gpu.memory" in told.problem
+    assert not told.refuses
+    assert not [one for one in checks(site(gpus=0, node_affinity=[])) if one.what == "nodes"]
+
+
 def test_everything_that_is_wrong_is_named_at_once(api: Api, site: Callable[..., KubernetesScheduler]) -> None:
     api.forbidden = {"create jobs", "get pods/log"}
     scheduler = site(

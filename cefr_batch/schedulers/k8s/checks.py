@@ -27,7 +27,8 @@ NEEDED = (
 # Fields of a Job that an older server may drop, and what is different then.
 _DISPENSABLE = {
     "spec.podFailurePolicy": "an eviction counts towards max_restarts, and a mistake in the settings is tried again",
-    "spec.podReplacementPolicy": "the next pod may start before the last one has stopped",
+    "spec.podReplacementPolicy": "the next pod may start before the last one has stopped and stored its checkpoint, "
+    "which is then lost",
     "spec.ttlSecondsAfterFinished": "finished Jobs stay until somebody deletes them",
 }
 
@@ -62,7 +63,7 @@ class _SiteChecks:
         if namespace.problem:
             return [namespace]
         denied, permissions = self.permissions()
-        found = [namespace, permissions, *self.secrets(), *self.named_objects(), *self.queue()]
+        found = [namespace, permissions, *self.secrets(), *self.named_objects(), *self.queue(), *self.nodes()]
         if "create jobs" not in denied:
             found += [*self.jobs_accepted(jobs), self.pod_accepted(jobs[0])]
         return found
@@ -140,6 +141,20 @@ class _SiteChecks:
         what = f"{kind.replace('_', ' ')} {name}"
         problem = f"{self.site_file}: {setting}: {where} has no {what}; create it, or correct the setting"
         return _unless_forbidden(what, lambda: "" if find() else problem)
+
+    def nodes(self) -> Iterator[Check]:
+        """Whether rules for GPU nodes were left in place for jobs without a GPU. Which nodes there are is not asked: most
+        users may not list them."""
+        vendor = self.site.gpu_resource.partition("/")[0]
+        rules = [*(rule.key for rule in self.site.node_affinity), *self.site.node_selector]
+        left = [key for key in rules if key.partition("/")[0] == vendor]
+        if left and not self.site.gpus:
+            yield Check(
+                "nodes",
+                f"{self.site_file}: gpus is 0, but jobs are still limited to nodes with {', '.join(left)}; for nodes "
+                "without GPUs set `node_affinity: []`",
+                warning=True,
+            )
 
     def queue(self) -> Iterator[Check]:
         """Whether the queue is there, and admits Jobs."""
