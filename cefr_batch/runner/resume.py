@@ -88,7 +88,8 @@ def _refusal(state: RunState, cluster: str | None, chosen: Scheduler[Any] | None
     if state.state is State.SUCCEEDED:
         return "is complete, there is nothing to resume"
     if state.state in (State.PENDING, State.RUNNING):
-        return f"is {state.state} already; `cefr-batch logs -f {state.run}` shows its log"
+        why = f" ({state.reason})" if state.reason else ""
+        return f"is {state.state} already{why}; `cefr-batch logs -f {state.run}` shows its log"
     if state.never_started and chosen is None:
         return "was never submitted, so it is not known where to start it: add --cluster NAME (local: this machine)"
     if cluster is None and state.attempt and not force:
