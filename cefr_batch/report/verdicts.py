@@ -85,9 +85,15 @@ def _card(report: Report, entry: Entry, gains: Mapping[str, Gain]) -> Card:
     verdict = judge(figures)
     nearest = None
     if verdict in (Verdict.BELOW, Verdict.ABOVE) and figures and figures.written:
-        mean, known = figures.written.mean.value, _typical_means(report)
-        nearest = min(known, key=lambda level: abs(known[level] - mean))
-    return Card(label, entry, verdict, figures, untrained, nearest if nearest != entry.level else None, gains[label])
+        nearest = _nearest(figures.written.mean.value, _typical_means(report), entry.level)
+    return Card(label, entry, verdict, figures, untrained, nearest, gains[label])
+
+
+def _nearest(mean: float, known: Mapping[str, float], own: str) -> str | None:
+    """The level whose sentences measure most like these, if that is another than their own and measures at least half a
+    level away from it: closer ones cannot be told apart, as where somebody's B1 sentences measure like A2."""
+    nearest = min(known, key=lambda level: abs(known[level] - mean))
+    return nearest if abs(known[nearest] - known[own]) >= HALF else None
 
 
 def _greedy(figures: LevelFiguresByMode | None) -> LevelFigures | None:

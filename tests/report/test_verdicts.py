@@ -22,7 +22,7 @@ from cefr_batch.report.as_json import report_json
 from cefr_batch.report.collect import Report, collect
 from cefr_batch.report.compare import compare
 from cefr_batch.report.pictures import pictures
-from cefr_batch.report.verdicts import Verdict, cards, judge
+from cefr_batch.report.verdicts import Verdict, _nearest, cards, judge
 from cefr_batch.report.write import render
 from cefr_batch.store.local import LocalStore
 
@@ -202,3 +202,9 @@ def figures(low: float, high: float, distance: float = 0.1, units: int = 20) -> 
 )
 def test_the_verdict_follows_from_the_intervals(given: LevelFigures | None, verdict: Verdict) -> None:
     assert judge(given) is verdict
+
+
+@pytest.mark.parametrize(("b1", "named"), [(2.01, None), (2.4, None), (2.45, "A1")])
+def test_a_level_that_measures_like_the_models_own_is_not_named(b1: float, named: str | None) -> None:
+    """Somebody's B1 sentences may measure like A1: then sentences a little below them are not those of A1."""
+    assert _nearest(1.87, {"A1": 1.94, "A2": 2.9, "B1": b1}, "B1") == named
