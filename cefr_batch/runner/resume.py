@@ -12,7 +12,7 @@ from cefr_batch.records import layout
 from cefr_batch.records.rung import Pause
 from cefr_batch.records.submission import Submission
 from cefr_batch.runner.findings import Findings
-from cefr_batch.runner.status import RunState, run_states
+from cefr_batch.runner.status import START_AGAIN, RunState, run_states
 from cefr_batch.runner.submission import forget_cancel, job_of, read_spec, read_submission, start
 from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler, get_scheduler
 from cefr_batch.schedulers.base import State
@@ -93,9 +93,8 @@ def _refusal(state: RunState, cluster: str | None, chosen: Scheduler[Any] | None
     if state.never_started and chosen is None:
         return "was never submitted, so it is not known where to start it: add --cluster NAME (local: this machine)"
     if cluster is None and state.attempt and not force:
-        there = "start its job again where it ran (on Kubernetes: kubectl delete job, then apply)"
         elsewhere = f"`cefr-batch resume {state.run} --force --cluster NAME` starts it on another cluster"
-        return f"was not started by submit; {there}, or {elsewhere}, without --cluster on this machine"
+        return f"was not started by submit; {START_AGAIN}, or {elsewhere}, without --cluster on this machine"
     if state.state is State.UNKNOWN and cluster is not None and not force:
         return f"{state.reason}; if its job is surely gone, --force starts it again"
     return ""

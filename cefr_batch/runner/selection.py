@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -52,7 +52,7 @@ def find_runs(
     names = [name.strip().lower() for value in levels for name in value.split(",")]
     found += [newest(store, level, known) for level in parse_levels(name for name in names if name != EVERY_LEVEL)]
     if EVERY_LEVEL in names:
-        found += _of_every_level(store, known, newest)
+        found += _where_there_is_one(store, parse_levels([EVERY_LEVEL]), known, newest).values()
         if not found:
             raise NotFound(no_runs(store) if not known else f"no run of {store.url} is complete")
     if not found:
@@ -98,18 +98,16 @@ def _newest_complete(store: Store, level: str, known: Sequence[str]) -> str:
     raise NotFound(f"no complete run of level {level} in {store.url}. {_listing(store, known)}")
 
 
-def _of_every_level(store: Store, known: Sequence[str], newest: _Newest) -> Iterator[str]:
-    for level in parse_levels([EVERY_LEVEL]):
-        with suppress(NotFound):
-            yield newest(store, level, known)
-
-
 def newest_complete(store: Store, levels: Iterable[str]) -> dict[str, str]:
     """The newest complete run of each of these levels that has one."""
-    known, found = all_runs(store), dict[str, str]()
+    return _where_there_is_one(store, levels, all_runs(store), _newest_complete)
+
+
+def _where_there_is_one(store: Store, levels: Iterable[str], known: Sequence[str], newest: _Newest) -> dict[str, str]:
+    found = dict[str, str]()
     for level in levels:
         with suppress(NotFound):
-            found[level] = _newest_complete(store, level, known)
+            found[level] = newest(store, level, known)
     return found
 
 

@@ -24,6 +24,8 @@ from cefr_batch.store.base import Store
 
 HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
 READERS = 16  # runs are read at the same time: a store may be far away
+# How a run goes on that submit did not start.
+START_AGAIN = "start its job again where it ran (on Kubernetes: kubectl delete job, then apply)"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Facts:
         if self.submission is None and self.status is None:
             return f"`cefr-batch resume {self.run} --cluster NAME` starts it"
         if self.submission is None:
-            return "start its job again where it ran (on Kubernetes: kubectl delete job, then apply)"
+            return START_AGAIN
         does = "resumes it from the last checkpoint" if self.status else "starts it"
         return f"`cefr-batch resume {self.run}` {does}"
 
