@@ -67,4 +67,6 @@ def command(
 def _line(check: Check) -> str:
     if not check.problem:
         return f"ok       {check.what}" + (f" ({check.note})" if check.note else "")
-    return f"{'maybe' if check.warning else 'WRONG':<8} {check.what}: {check.problem}"
+    name = check.what.rpartition(" ")[2]
+    twice = "/" in name and name in check.problem  # the path of a Python, the name of a model
+    return f"{'maybe' if check.warning else 'WRONG':<8} {'' if twice else f'{check.what}: '}{check.problem}"

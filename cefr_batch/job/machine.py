@@ -10,14 +10,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from runpy import run_path
 
 from cefr_batch.config.schema import RunSpec
 from cefr_batch.errors import MachineError, Problem
 from cefr_batch.models.architecture import Architecture
-from cefr_batch.models.device import gpus_given
+from cefr_batch.models.device import gpus_given, installed_torch
 from cefr_batch.planning.capacity import gigabytes
 from cefr_batch.planning.disk import disk_needed
 from cefr_batch.planning.memory import BatchShape, TargetDevice, evaluation_memory, training_memory
@@ -85,7 +83,7 @@ def _written(work: Path) -> int:
 
 
 def _gpus(spec: RunSpec, model: Architecture | None, promised: int) -> Iterator[Problem]:
-    torch, cuda = _torch()
+    torch, cuda = installed_torch()
     if cuda is None:
         what = f"the installed torch {torch} has no GPU support" if torch else "torch is not installed"
         yield Problem(
@@ -153,15 +151,6 @@ def _query() -> list[DetectedGpu]:
         lines = (done.stdout + done.stderr).strip().splitlines()
         raise ValueError(lines[0] if lines else f"exit code {done.returncode}")
     return [DetectedGpu.of(line) for line in done.stdout.splitlines() if line.strip()]
-
-
-def _torch() -> tuple[str, str | None]:
-    """torch's version (empty: not installed), and the CUDA that it was built for; from its one file without imports."""
-    found = find_spec("torch")
-    if found is None or found.origin is None:
-        return "", None
-    values = run_path(str(Path(found.origin).with_name("version.py")))
-    return str(values["__version__"]), values["cuda"]
 
 
 def _number(text: str) -> float | None:

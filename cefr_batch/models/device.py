@@ -9,7 +9,9 @@ import ctypes
 import os
 import platform
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from runpy import run_path
 from typing import TYPE_CHECKING, Any
 
 from cefr_batch.errors import MachineError, Problem
@@ -26,6 +28,16 @@ PROMISED_GPUS = (
 def gpus_given(number: int) -> str:
     """How many GPUs the site promised the job, for messages."""
     return f"this job should have {number} GPU{'' if number == 1 else 's'}"
+
+
+def installed_torch() -> tuple[str, str | None]:
+    """The version of this Python's torch (empty: not installed), and the CUDA that it was built for; torch is not loaded:
+    this is from its one file without imports."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        return "", None
+    values = run_path(str(Path(found.origin).with_name("version.py")))
+    return str(values["__version__"]), values["cuda"]
 
 
 def device() -> torch.device:

@@ -42,6 +42,7 @@ from support.cluster_jobs import (
 from support.runs import ROOT, SMOKE, settings
 
 from cefr_batch import report, runner
+from cefr_batch.models.device import installed_torch
 from cefr_batch.store import Store, open_store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("aws")]
@@ -348,15 +349,24 @@ def test_runs_in_a_container_one_of_them_preempted(
 def test_a_first_site_file_is_that_of_this_cluster(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
-    """What init takes from sinfo and sacctmgr passes every check against the cluster that they speak of."""
+    """What init takes from sinfo and sacctmgr passes every check against the cluster that they speak of; a torch that cannot
+    use the cluster's GPUs is named by both."""
     monkeypatch.chdir(tmp_path)
     program = [sys.executable, "-m", "cefr_batch"]
     subprocess.run([*program, "init", "--slurm"], check=True, capture_output=True)
     text = Path("slurm", "mysite.yaml").read_text(encoding="utf-8")
     for line in ("partition: gpu", "gres: gpu:rtx4090:1", "gpu: rtx4090", "account: root"):
         assert line in text.splitlines()
-    words = ["doctor", "--cluster", "slurm/mysite", *settings(f"model.name={tiny_model}", *SHORT)]
-    checked = subprocess.run([*program, *words, "--store", "store"], capture_output=True, text=True)
+    words = ["doctor", "--cluster", "slurm/mysite", *settings(f"model.name={tiny_model}", *SHORT), "--store", "store"]
+    torch, cuda = installed_torch()
+    if cuda is None:
+        refused = subprocess.run([*program, *words], capture_output=True, text=True)
+        (wrong,) = [line for line in refused.stdout.splitlines() if line.startswith("WRONG")]
+        assert f"{sys.executable} has torch {torch}, which cannot use a GPU" in wrong
+        assert "# python: " in text
+        with Path("slurm", "mysite.yaml").open("a", encoding="utf-8") as file:
+            file.write("check_gpu: false\n")
+    checked = subprocess.run([*program, *words], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok       gres gpu:rtx4090:1" in checked.stdout
     assert "ok       sbatch --test-only" in checked.stdout

@@ -37,7 +37,7 @@ class Disk(NamedTuple):
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with a torch for CUDA 13.0, a large disk, and a stand-in for nvidia-smi in the folder that is returned."""
-    monkeypatch.setattr(machine, "_torch", lambda: ("2.14.1", "13.0"))
+    monkeypatch.setattr(machine, "installed_torch", lambda: ("2.14.1", "13.0"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**12, 0, 10**12))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -106,7 +106,7 @@ def test_what_nvidia_smi_says_is_passed_on(site: Path) -> None:
 
 
 def test_a_torch_without_cuda(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_torch", lambda: ("2.13.0+cpu", None))
+    monkeypatch.setattr(machine, "installed_torch", lambda: ("2.13.0+cpu", None))
     nvidia_smi(site, RTX_4090)
     assert problems(site) == [
         "torch: the installed torch 2.13.0+cpu has no GPU support; use the image built with --target cuda, or the "
@@ -228,7 +228,8 @@ def test_fewer_gpus_than_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_torch_is_asked_without_importing_it() -> None:
     code = (
-        "import sys; from cefr_batch.job import machine; found = machine._torch(); assert 'torch' not in sys.modules; "
+        "import sys; from cefr_batch.models.device import installed_torch; found = installed_torch(); "
+        "assert 'torch' not in sys.modules; "
         "import torch; assert found == (torch.__version__, torch.version.cuda), found"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -67,6 +67,20 @@ def test_partition_gpu_and_account_are_those_that_the_cluster_shows(
     assert "normal, long" in text
 
 
+def test_a_python_that_cannot_use_the_gpu_is_said(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_draft, "installed_torch", lambda: ("2.13.0+cpu", None))
+    prints(commands, "sinfo", SINFO)
+    prints(commands, "sacctmgr", "")
+    text, settings = site(tmp_path, monkeypatch)
+    assert settings["gres"] == "gpu:rtx4090:1"
+    assert "Not found out: this Python's torch (2.13.0+cpu) cannot use a GPU." in text
+    assert '\n# python: "/path/to/cefr-batch/.venv-unsloth/bin/python"\n' in text
+    prints(commands, "sinfo", "debug*|up|30:00|4|8000|1|(null)")
+    assert "cannot use a GPU" not in draft_text("A site.", draft())
+
+
 def test_a_small_partition_limits_cpus_memory_and_time(
     commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cefr_batch.errors import SchedulerError
 from cefr_batch.files import existing_parent
+from cefr_batch.models.device import installed_torch
 from cefr_batch.planning.gpus import recognized_gpu
 from cefr_batch.schedulers.draft import DraftSetting, unknown
 from cefr_batch.schedulers.slurm import client
@@ -46,7 +47,9 @@ class Partition:
 
 def draft() -> list[DraftSetting]:
     """The settings in the order of a site file. Blocks for at most half a minute; never raises."""
-    return [*_of_partition(), *_of_account(), _shared(), _backend()]
+    partition = _of_partition()
+    has_gpu = any(one.key == "gres" and one.value for one in partition)
+    return [*partition, *_of_account(), _shared(), *_of_python(has_gpu)]
 
 
 def _of_partition() -> list[DraftSetting]:
@@ -161,8 +164,17 @@ def _shared() -> DraftSetting:
     return DraftSetting("shared", "~/cefr-batch", f"A folder that every node sees, {use}; {home} is on {kind}.")
 
 
-def _backend() -> DraftSetting:
+def _of_python(has_gpu: bool) -> Iterator[DraftSetting]:
+    """``has_gpu``: whether the jobs ask for a GPU. They run in this Python, unless ``python`` names another."""
+    torch, cuda = installed_torch()
+    if has_gpu and torch and cuda is None:
+        yield from unknown(
+            f"this Python's torch ({torch}) cannot use a GPU. Name a Python that can (`make setup-unsloth` in a clone of "
+            "cefr-batch makes one), or set `container`, or, for jobs without a GPU, set `gres: null` and delete `gpu`.",
+            python="/path/to/cefr-batch/.venv-unsloth/bin/python",
+        )
     if find_spec("unsloth"):
-        return DraftSetting("backend", "unsloth", "This Python, which starts the jobs, has Unsloth.")
-    why = "This Python, which starts the jobs, has no Unsloth. Jobs in a container (`container:`) may have it: unsloth."
-    return DraftSetting("backend", "peft", why)
+        yield DraftSetting("backend", "unsloth", "This Python, which starts the jobs, has Unsloth.")
+    else:
+        why = "This Python, which starts the jobs, has no Unsloth. Set `unsloth` if another `python` or `container` has it."
+        yield DraftSetting("backend", "peft", why)
