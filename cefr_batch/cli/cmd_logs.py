@@ -40,6 +40,8 @@ def command(
     if not first:
         state = (session.evaluation_states if evaluation else session.status)(chosen)[0]
         return _show_without_log(session, state, "No log yet.", evaluation)
+    if not (attempt or evaluation) and len(numbers := session.log_attempts(chosen[0])) > 1:
+        click.echo(f"The log of attempt {numbers[-1]}; `--attempt {numbers[-2]}` shows the one before.", err=True)
     for text in chain([first], pieces):
         click.echo(printable(text), nl=False)
     return None

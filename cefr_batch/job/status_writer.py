@@ -36,7 +36,12 @@ class StatusWriter:
         self.stage = stage
 
     def write(
-        self, state: Literal["RUNNING", "PREEMPTED", "FAILED"], message: str = "", *, paused: bool = False
+        self,
+        state: Literal["RUNNING", "PREEMPTED", "FAILED"],
+        message: str = "",
+        *,
+        stopping: bool = False,
+        paused: bool = False,
     ) -> None:
         """Put the status into the store, with the progress that the stage's process last wrote. Raises ``StoreError``."""
         progress = self._progress()
@@ -59,9 +64,8 @@ class StatusWriter:
             pid=os.getpid(),
             message=message,
         )
-        if paused:
-            status = status.model_copy(update={"paused": True})
-        self._store.put_record(layout.run_key(self._run, self._name), status)
+        said = {name: True for name, value in (("stopping", stopping), ("paused", paused)) if value}
+        self._store.put_record(layout.run_key(self._run, self._name), status.model_copy(update=said))
 
     def _progress(self) -> Progress | None:
         try:

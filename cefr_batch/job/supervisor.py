@@ -36,6 +36,7 @@ from cefr_batch.job.lease import Lease
 from cefr_batch.job.log import Console, LogFile, logging_to
 from cefr_batch.job.machine import check_machine
 from cefr_batch.job.notices import Notices
+from cefr_batch.job.predecessor import wait_until_stopped
 from cefr_batch.job.publish import manifest, results
 from cefr_batch.job.rung import RUNG
 from cefr_batch.job.signals import StopSignals
@@ -94,6 +95,7 @@ def _begin(store: Store, run: str, work_root: Path, gpus: int) -> Supervisor | N
     submission = read_submission(store, run)
     if submission and submission.cancelled_at:  # while it waited, or was preempted: the scheduler does not know
         raise Interrupted(f"{run} was cancelled; `cefr-batch resume {run}` resumes it")
+    wait_until_stopped(store, run)
     return Supervisor(store, run, work_root, gpus)
 
 
@@ -256,7 +258,7 @@ class Supervisor:
 
     def _say_running(self) -> None:
         self._check_lease()
-        self._status.write("RUNNING")
+        self._status.write("RUNNING", stopping=self._signals.requested)
 
     def _push(self) -> None:
         with self._storing:
@@ -278,7 +280,10 @@ class Supervisor:
             return
 
         def store_the_end() -> None:
-            self._mirror.push(last=True)
+            with Heartbeat(
+                self._say_running, HEARTBEAT_SECONDS
+            ):  # to the next attempt, which may wait for the end of this
+                self._mirror.push(last=True)
             self._status.write(state, message, paused=paused)
 
         try:

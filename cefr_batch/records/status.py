@@ -22,8 +22,9 @@ class Progress(StoredRecord):
 
 
 class Status(Progress):
-    """What a job last said of itself. ``message`` says why it ended; empty while it runs. ``paused``: training stopped after
-    the step that ``pause.json`` asked for; the state is then PREEMPTED, as earlier versions know it."""
+    """What a job last said of itself. ``message`` says why it ended; empty while it runs. ``stopping``: it was asked to
+    stop, and is storing what it has. ``paused``: training stopped after the step that ``pause.json`` asked for; the state is
+    then PREEMPTED, as earlier versions know it."""
 
     run: str
     attempt: Count
@@ -33,4 +34,5 @@ class Status(Progress):
     host: str
     pid: int
     message: str
+    stopping: bool = False
     paused: bool = False

@@ -24,7 +24,7 @@ from cefr_batch.runner.cancel import Cancellation, cancel_runs
 from cefr_batch.runner.clock import Clock
 from cefr_batch.runner.evaluations import evaluation_states, evaluation_submission, read_evaluations
 from cefr_batch.runner.launch import Launch, Request, launch, preview, render
-from cefr_batch.runner.logs import LogUpdate, follow_log, read_log
+from cefr_batch.runner.logs import LogUpdate, follow_log, log_attempts, read_log
 from cefr_batch.runner.prune import PruneRules, Removal, find_removals, remove
 from cefr_batch.runner.resume import resume_runs
 from cefr_batch.runner.selection import all_runs, find_runs, parse_levels
@@ -395,6 +395,10 @@ class Session:
     def log_pieces(self, run: str, attempt: int | None = None, *, evaluation: bool = False) -> Iterator[str]:
         """As ``logs``, a piece at a time: a log may be larger than memory."""
         return read_log(self.store, run, attempt, _log_folder(evaluation))
+
+    def log_attempts(self, run: str, *, evaluation: bool = False) -> list[int]:
+        """The attempts of which there is a log, oldest first."""
+        return log_attempts(self.store, run, _log_folder(evaluation))
 
     def follow(self, run: str, *, evaluation: bool = False) -> Iterator[LogUpdate]:
         """The run's log as it grows, from the newest attempt's beginning, an update every ``poll_seconds`` until the

@@ -98,8 +98,7 @@ class Facts:
             return f"`cefr-batch resume {self.run} --cluster NAME` starts it"
         if self.submission is None:
             return START_AGAIN
-        does = "resumes it from the last checkpoint" if self.status else "starts it"
-        return f"`cefr-batch resume {self.run}` {does}"
+        return f"`cefr-batch resume {self.run}` {'resumes' if self.status else 'starts'} it"
 
 
 def run_states(

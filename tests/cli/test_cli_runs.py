@@ -186,7 +186,9 @@ def test_logs_prints_the_newest_attempt_or_the_one_asked_for(
     run = claimed("A1")
     for attempt in (1, 2, 10):
         store.put(layout.run_key(run, layout.log_name(attempt)), f"Satz {attempt} ✓\n".encode())
-    assert cefr_batch("logs", run).out == "Satz 10 ✓\n"
+    newest = cefr_batch("logs", run)
+    assert newest.out == "Satz 10 ✓\n"
+    assert newest.err == "The log of attempt 10; `--attempt 2` shows the one before.\n"
     assert cefr_batch("logs", run, "--attempt", "2").out == "Satz 2 ✓\n"
     result = cefr_batch("logs", run, "--attempt", "3")
     assert result.code == 1
@@ -360,7 +362,7 @@ def test_wait_exits_1_with_each_reason_and_the_next_step(
     assert "error: 2 of 3 runs did not succeed:" in result.err
     assert f"{failing}: FAILED: the stage train failed as asked" in result.err
     assert f"{vanishing}: FAILED: its process exited without reporting a status" in result.err
-    assert f"`cefr-batch resume {vanishing}` resumes it from the last checkpoint" in result.err
+    assert f"`cefr-batch resume {vanishing}` resumes it" in result.err
     assert f"cefr-batch logs {failing}" in result.err
     assert "Traceback" not in result.err
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.job_runs import claimed_run, stored
+from support.job_runs import claimed_run, start_job, stored
 
 from cefr_batch.records import layout
 from cefr_batch.runner.submission import newest_attempt
@@ -27,15 +26,10 @@ SECOND += ["training.learning_rate=0.1", "training.lr_scheduler=constant", "trai
 def chain(store: LocalStore, model: Path, work: Path) -> str:
     """A run that is ready to start from the adapter of a complete one."""
     first = claimed_run(store, model, *FIRST)
-    job = start(store, first, work)
+    job = start_job(store, first, work)
     output, _ = job.communicate()
     assert job.returncode == 0, output
     return claimed_run(store, model, *SECOND, f"model.adapter={first}")
-
-
-def start(store: LocalStore, run: str, work: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cefr_batch", "run-job", run, "--store", store.url, "--work", str(work)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def kill_when(job: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
@@ -54,7 +48,7 @@ def test_killed_before_while_and_after_it_waits_for_a_lower_loss(tiny_model: Pat
     """Each attempt has another machine's empty folder: what it goes on from is the store's."""
     alone = LocalStore(tmp_path / "alone")
     reference = chain(alone, tiny_model, tmp_path / "work")
-    job = start(alone, reference, tmp_path / "work")
+    job = start_job(alone, reference, tmp_path / "work")
     output, _ = job.communicate()
     assert job.returncode == 0, output
     expected = stored(alone, reference, layout.METRICS)
@@ -71,9 +65,9 @@ def test_killed_before_while_and_after_it_waits_for_a_lower_loss(tiny_model: Pat
     ]
     for number, reached in enumerate(moments):
         work = tmp_path / f"machine-{number}"
-        kill_when(start(store, run, work), reached)
+        kill_when(start_job(store, run, work), reached)
         shutil.rmtree(work, ignore_errors=True)  # the kill may come before it is made
-    job = start(store, run, tmp_path / "last-machine")
+    job = start_job(store, run, tmp_path / "last-machine")
     output, _ = job.communicate()
     assert job.returncode == 0, output
     found = stored(store, run, layout.METRICS)

@@ -137,7 +137,7 @@ TABLE = [
     ("no", "there", ANY, "RUNNING", R, "as the scheduler says"),
     # Gone.
     ("no", "cancelled", "none older", ENDED, C, f"before it started; `cefr-batch resume {RUN}` starts it"),
-    ("no", "cancelled", ANY, ENDED, C, f"step 3 of 12; `cefr-batch resume {RUN}` resumes it from the last checkpoint"),
+    ("no", "cancelled", ANY, ENDED, C, f"step 3 of 12; `cefr-batch resume {RUN}` resumes it"),
     ("no", "there", "preempted", ENDED, X, f"step 3 of 12; `cefr-batch resume {RUN}` resumes it"),
     ("no", "there", "failed", ENDED, F, "the loss is not finite"),
     ("no", "there", "none older", "CANCELLED", C, f"`cefr-batch resume {RUN}` starts it"),

@@ -41,6 +41,12 @@ def claimed_run(store: LocalStore, model: Path, *extra: str) -> str:
     return run
 
 
+def start_job(store: LocalStore, run: str, work: Path) -> subprocess.Popen[str]:
+    """The whole job, in a process of its own."""
+    command = [sys.executable, "-m", "cefr_batch", "run-job", run, "--store", store.url, "--work", str(work)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def stored(store: LocalStore, run: str, name: str) -> Any:
     return store.get_json(layout.run_key(run, name))
 
