@@ -141,7 +141,8 @@ def _active(facts: Facts, observation: Observation) -> tuple[State, str]:
     if facts.cancelled:
         return observation.state, "asked to stop; it stores a checkpoint first"
     if not facts.status:
-        return State.PENDING, observation.reason or "starting"
+        starting = "starting" if observation.state is State.RUNNING or not observation.reason else ""
+        return State.PENDING, "; ".join(filter(None, (starting, observation.reason)))
     return observation.state, observation.reason
 
 
