@@ -30,11 +30,14 @@ class Findings:
             return None
 
     def add(self, checks: Sequence[Check], *, warn_only: bool = False, force: bool = False) -> list[str]:
-        """Collect the problems of these checks; return those that are only warnings. ``force``: opinions are, too."""
-        wrong = [check for check in checks if check.problem]
-        kept = [check for check in wrong if check.refuses and not warn_only and not (force and check.opinion)]
-        self.problems += [Problem("", _with_way_out(check)) for check in kept]
-        return [check.problem for check in wrong if check not in kept]
+        """Collect the problems of these checks; return those that are only warnings. ``force``: opinions are, too;
+        ``warn_only``: all are, and those say so that would refuse the jobs."""
+        refusing = [check for check in checks if check.refuses and not (force and check.opinion)]
+        others = [check.problem for check in checks if check.problem and check not in refusing]
+        if warn_only:
+            return [*(f"submit would refuse this: {_with_way_out(check)}" for check in refusing), *others]
+        self.problems += [Problem("", _with_way_out(check)) for check in refusing]
+        return others
 
     def raise_if_any(self) -> None:
         """Raise ``NotReady`` with all of them, if there are any."""

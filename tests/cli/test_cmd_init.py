@@ -48,6 +48,7 @@ def test_what_it_writes_passes_plan_and_a_dry_run_everywhere(cefr_batch: Run, he
         done = cefr_batch("submit", "--level", "B1", "--cluster", cluster, "--store", "s", "--dry-run", *model)
         assert done.code == 0, done.err
         assert "B1: jobs/b1.yaml; data: data/b1.csv" in done.out
+    assert "warning: submit would refuse this: there is no sbatch" in done.err
     # A pod would not reach a file of this machine, nor a store on it.
     starter = ("--set", "data.source=starter", "--set", "data.columns=null")
     rendered = cefr_batch(
