@@ -93,9 +93,10 @@ def level_distributions(levels: Mapping[str, LevelFigures], t: Language) -> Figu
         axes.tick_params(labelbottom=True)
     for axes in list(charts):
         axes.set_visible(False)
-    handles, names = figure.axes[0].get_legend_handles_labels()
+    charted = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
+    entries = {name: handle for one in charted for handle, name in one}  # a level may lack one of the two
     # At the top: below, it would be drawn over the title of the axis. Two entries are wider than one chart.
-    figure.legend(handles, names, loc="outside upper center", ncols=min(2, columns), frameon=False)
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=min(2, columns), frameon=False)
     figure.supxlabel(t.text("estimated level"), fontsize="medium")
     figure.supylabel(t.text("share of the sentences, %"), fontsize="medium")
     return figure
