@@ -51,9 +51,10 @@ class Lease:
                 "is nothing to do"
             )
 
-    def record_start(self, *, finished_stages: int, first_step: int, repeated_steps: int) -> None:
+    def record_start(self, *, finished_stages: int, first_step: int, repeated_steps: int, failure: str = "") -> None:
         """Add to the attempt's record where it begins, and how many training steps it repeats. Raises ``JobFailed`` if three
-        attempts before it, started by the scheduler alone, began there too: it would lead nowhere again."""
+        attempts before it, started by the scheduler alone, began there too: it would lead nowhere again. ``failure``: what
+        the last of them said when it failed; empty if it was killed or asked to stop."""
         known = {"finished_stages": finished_stages, "first_step": first_step, "repeated_steps": repeated_steps}
         self._store.put_record(self._key(self.attempt), self._record.model_copy(update=known))
         submission = read_submission(self._store, self.run)
@@ -63,10 +64,15 @@ class Lease:
         numbers = range(self.attempt - _IN_VAIN, self.attempt)
         before = [self._store.get_record(self._key(number), Attempt) for number in numbers]
         if all((one.finished_stages, one.first_step) == (finished_stages, first_step) for one in before):
+            remedy = (
+                "see their logs, give a job more time or memory, or let it store checkpoints more often "
+                f"(training.eval_steps), then `cefr-batch resume {self.run}`"
+            )
+            failed = "the last one failed: "
+            cause = failure.rpartition(failed)[2]  # where the last one ended here, too, what it repeated
             raise JobFailed(
                 f"{_IN_VAIN} attempts in a row ended before they had stored anything new (all began after {finished_stages} "
-                f"finished stages, from step {first_step}); see their logs, give a job more time or memory, or let it store "
-                f"checkpoints more often (training.eval_steps), then `cefr-batch resume {self.run}`"
+                f"finished stages, from step {first_step}); {failed + cause if cause else remedy}"
             )
 
     def _key(self, attempt: int) -> str:

@@ -38,7 +38,7 @@ def wait_until_stopped(store: Store, run: str) -> None:
             elif time.monotonic() - since > SILENT_SECONDS:
                 return
             if stop.wait(_POLL_SECONDS):
-                raise Interrupted(f"stopped on request before it began; `cefr-batch resume {run}` resumes it")
+                raise Interrupted("stopped on request before it began")
 
 
 def _stopping(store: Store, run: str) -> Status | None:

@@ -107,8 +107,9 @@ def failure(work: WorkDir, stage: str, code: int) -> CefrBatchError | None:
     return JobFailed(f"stage {stage} ended with exit code {code}; see the log")
 
 
-def interrupted(work: WorkDir, run: str, stage: str) -> Interrupted:
-    """The error of a job that was asked to stop."""
+def interrupted(work: WorkDir, stage: str) -> Interrupted:
+    """The error of a job that was asked to stop. It names no next step: who starts the next job, if any, its scheduler and
+    ``cefr-batch status`` know."""
     steps = work.checkpoints()
     at = f"its last checkpoint is of step {steps[-1]}" if steps else "it had no checkpoint yet"
-    return Interrupted(f"stopped on request in stage {stage}; {at}; `cefr-batch resume {run}` resumes it")
+    return Interrupted(f"stopped on request in stage {stage}; {at}")

@@ -107,7 +107,7 @@ class Supervisor:
         self._spec = recorded_spec(self._record.spec, store.locate(layout.run_key(run, layout.SPEC)))
         self._store, self._run, self._gpus = store, run, gpus
         self._work = WorkDir.of(work_root, store.url, run)
-        self._last_step = _last_step(store, run)
+        self._before = _last_status(store, run)
         self._pause = _read_pause(store, run)
         self._lease = Lease.take(store, run)
         self._mirror = Mirror(store, run, self._work, self._spec.training.keep_checkpoints)
@@ -225,8 +225,13 @@ class Supervisor:
     def _record_start(self) -> None:
         """Where this attempt begins, and what the one before had computed that no checkpoint holds."""
         step = max(self._work.checkpoints(), default=0)
-        repeated = 0 if self._is_finished("train") else max(0, self._last_step - step)
-        self._lease.record_start(finished_stages=len(self._finished()), first_step=step, repeated_steps=repeated)
+        last = self._before
+        reached = (last.step or 0) if last and last.stage == "train" else 0
+        repeated = 0 if self._is_finished("train") else max(0, reached - step)
+        failure = last.message if last and last.state == "FAILED" else ""
+        self._lease.record_start(
+            finished_stages=len(self._finished()), first_step=step, repeated_steps=repeated, failure=failure
+        )
 
     def _run_child(self, stages: list[str]) -> None:
         self._check_stopping()
@@ -245,14 +250,14 @@ class Supervisor:
     def _failure(self, code: int) -> CefrBatchError:
         if self._lease.lost:
             return LeaseLost(f"stopped: a newer attempt of {self._run} has taken over; there is nothing to do")
-        stopped = interrupted(self._work, self._run, self._status.stage)
+        stopped = interrupted(self._work, self._status.stage)
         if self._signals.requested:
             return stopped
         return failure(self._work, self._status.stage, code) or stopped
 
     def _check_stopping(self) -> None:
         if self._signals.requested:
-            raise interrupted(self._work, self._run, self._status.stage)
+            raise interrupted(self._work, self._status.stage)
 
     # Storing.
 
@@ -360,10 +365,8 @@ def _read_pause(store: Store, run: str) -> Pause | None:
     return None
 
 
-def _last_step(store: Store, run: str) -> int:
-    """The step of training at which the attempt before was seen last; 0 if it was not in training."""
-    try:
-        status = store.get_record(layout.run_key(run, layout.STATUS), Status)
-    except (Damaged, NotFound):
-        return 0
-    return (status.step or 0) if status.stage == "train" else 0
+def _last_status(store: Store, run: str) -> Status | None:
+    """What the attempt before said last."""
+    with suppress(Damaged, NotFound):
+        return store.get_record(layout.run_key(run, layout.STATUS), Status)
+    return None

@@ -25,7 +25,7 @@ from cefr_batch.store.base import Store
 HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
 READERS = 16  # runs are read at the same time: a store may be far away
 # How a run goes on that submit did not start.
-START_AGAIN = "start its job again where it ran (on Kubernetes: kubectl delete job, then apply)"
+START_AGAIN = "start its job again where it ran (on Kubernetes: apply its manifest, once its Job is deleted)"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Facts:
     def next_step(self) -> str:
         """How to continue, for the end of a reason."""
         if self.submission is None and self.status is None:
-            return f"`cefr-batch resume {self.run} --cluster NAME` starts it"
+            return f"apply what `render` printed, or start it by `cefr-batch resume {self.run} --cluster NAME`"
         if self.submission is None:
             return START_AGAIN
         return f"`cefr-batch resume {self.run}` {'resumes' if self.status else 'starts'} it"
@@ -138,11 +138,14 @@ def resolve_state(facts: Facts, observation: Observation | None) -> tuple[State,
 
 
 def _active(facts: Facts, observation: Observation) -> tuple[State, str]:
-    if facts.cancelled:
+    if facts.cancelled and facts.status:
         return observation.state, "asked to stop; it stores a checkpoint first"
+    if facts.cancelled:
+        return State.PENDING, "asked to stop before it began; its job is being removed"
     if not facts.status:
-        starting = "starting" if observation.state is State.RUNNING or not observation.reason else ""
-        return State.PENDING, "; ".join(filter(None, (starting, observation.reason)))
+        logs = f"it has not reported to the store yet (`cefr-batch logs {facts.run}` shows what its job prints)"
+        starting = logs if observation.state is State.RUNNING else "" if observation.reason else "starting"
+        return State.PENDING, "; ".join(filter(None, (observation.reason, starting)))
     return observation.state, observation.reason
 
 

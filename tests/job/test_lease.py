@@ -35,10 +35,10 @@ def submitted(store: LocalStore, attempts_before: int | None) -> None:
     store.put_record(layout.run_key(RUN, layout.SUBMISSION), record)
 
 
-def begin(store: LocalStore, step: int, stages: int = 2) -> int:
+def begin(store: LocalStore, step: int, stages: int = 2, failure: str = "") -> int:
     """The next attempt, which begins at this checkpoint; its number."""
     lease = Lease.take(store, RUN)
-    lease.record_start(finished_stages=stages, first_step=step, repeated_steps=0)
+    lease.record_start(finished_stages=stages, first_step=step, repeated_steps=0, failure=failure)
     return lease.attempt
 
 
@@ -49,8 +49,13 @@ def test_after_three_attempts_that_stored_nothing_new_the_next_one_fails_and_say
         JobFailed, match=r"3 attempts in a row ended before they had stored anything new .* from step 40"
     ):
         begin(store, 40)
-    submitted(store, 4)  # resumed
-    assert [begin(store, 40) for _ in range(3)] == [5, 6, 7]
+    with pytest.raises(JobFailed, match=r"from step 40\); the last one failed: Unsloth cannot be used here"):
+        begin(store, 40, failure="Unsloth cannot be used here")
+    with pytest.raises(JobFailed) as second:
+        begin(store, 40, failure="3 attempts in a row ended; the last one failed: out of luck")
+    assert str(second.value).count("the last one failed: out of luck") == str(second.value).count("in a row") == 1
+    submitted(store, 6)  # resumed
+    assert [begin(store, 40) for _ in range(3)] == [7, 8, 9]
     with pytest.raises(JobFailed, match=f"cefr-batch resume {RUN}"):
         begin(store, 40)
 

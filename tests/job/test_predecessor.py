@@ -75,7 +75,7 @@ def test_while_it_waits_it_can_be_asked_to_stop(store: LocalStore) -> None:
     says(store, 0, stopping=True)
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
-    with pytest.raises(Interrupted, match=f"stopped on request before it began; `cefr-batch resume {RUN}` resumes it"):
+    with pytest.raises(Interrupted, match="stopped on request before it began"):
         wait_until_stopped(store, RUN)
 
 

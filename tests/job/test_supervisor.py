@@ -194,7 +194,7 @@ def test_asked_to_stop_it_stores_a_checkpoint_and_says_how_to_go_on(
     assert last["state"] == "PREEMPTED"
     (checkpoint,) = (tmp_path / "store" / "runs" / run / "checkpoints").iterdir()
     step = int(checkpoint.name.removeprefix("step-"))
-    assert f"its last checkpoint is of step {step}; `cefr-batch resume {run}` resumes it" in last["message"]
+    assert last["message"] == f"stopped on request in stage train; its last checkpoint is of step {step}"
     assert json.loads((checkpoint / layout.CHECKPOINT_MANIFEST).read_text())["step"] == step
 
 
@@ -517,7 +517,7 @@ def test_a_stage_that_alone_was_asked_to_stop_is_an_interruption(
         raise job._failure(subprocess.call([sys.executable, "-c", f"import os, signal, sys; {end}"]))
 
     monkeypatch.setattr(Supervisor, "_compute", stage)
-    with pytest.raises(Interrupted, match=f"it had no checkpoint yet; `cefr-batch resume {run}` resumes it"):
+    with pytest.raises(Interrupted, match=r"it had no checkpoint yet$"):
         run_job_here(store, run, tmp_path / "work")
     assert status(store, run)["state"] == "PREEMPTED"
 

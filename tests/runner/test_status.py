@@ -104,7 +104,14 @@ TABLE = [
     ("no", "none", "paused", ANY, PAUSED, "at step 3 of 12, as its search asked; start its job again where it ran"),
     ("no", "there", "paused", f"{ENDED} {UNSEEN} not_found", PAUSED, "at step 3 of 12, as its search asked"),
     # No submission: nobody can be asked, so the job's own word counts.
-    ("no", "none", "none", ANY, U, f"never started; `cefr-batch resume {RUN} --cluster NAME` starts it"),
+    (
+        "no",
+        "none",
+        "none",
+        ANY,
+        U,
+        f"never started; apply what `render` printed, or start it by `cefr-batch resume {RUN} --cluster",
+    ),
     ("no", "none", "fresh", ANY, R, "on "),
     ("no", "none", "silent", ANY, U, "its last heartbeat"),
     ("no", "none", "preempted", ANY, X, "start its job again where it ran"),
@@ -131,7 +138,8 @@ TABLE = [
     ("no", "there", "preempted", "CANCELLED", C, "as the scheduler says"),
     # Alive: never finished, whatever was written before.
     ("no", "cancelled", ANY, "PENDING", P, "asked to stop"),
-    ("no", "cancelled", ANY, "RUNNING", R, "asked to stop"),
+    ("no", "cancelled", "none older", "RUNNING", P, "asked to stop before it began"),
+    ("no", "cancelled", ANY, "RUNNING", R, "asked to stop; it stores a checkpoint first"),
     ("no", "there", "none older", ALIVE, P, "as the scheduler says"),
     ("no", "there", ANY, "PENDING", P, "as the scheduler says"),
     ("no", "there", ANY, "RUNNING", R, "as the scheduler says"),

@@ -313,7 +313,7 @@ CASES: dict[str, tuple[Object | None, list[Object], list[Object], State, list[st
         [pod("Failed", ended(75), condition("DisruptionTarget", reason="EvictionByEvictionAPI"))],
         [],
         State.PENDING,
-        ["evicted, as when a node is drained; exit code 75: stopped after a checkpoint"],
+        ["was stopped: evicted, as when a node is drained; exit code 75: it stored a checkpoint first"],
     ),
     "disrupted in a new way": (
         job(),

@@ -44,7 +44,7 @@ _DISRUPTIONS = {
     "TerminationByKubelet": "evicted (node pressure)",
 }
 _EXIT_CODES = {
-    EXIT_INTERRUPTED: "stopped after a checkpoint",
+    EXIT_INTERRUPTED: "it stored a checkpoint first",
     UsageError.exit_code: "it cannot run as it is set up; its log says why, and a restart would not help",
     137: "killed (SIGKILL)",
     143: "stopped before it could start (SIGTERM)",
@@ -330,18 +330,17 @@ def _waiting(word: str, why: str) -> Observation:
 
 
 def _failure(pod: Object) -> str:
-    """Which pod failed, and why."""
+    """Which pod failed, or was stopped, and why."""
     status = pod.get("status") or {}
     disruption = conditions_of(pod).get("DisruptionTarget", {}).get("reason")
     parts = [_DISRUPTIONS.get(disruption, f"disrupted ({disruption})")] if disruption else []
     if reason := status.get("reason"):
         said = (_POD_FAILURES.get(reason), _one_line(str(status.get("message") or "")))
         parts.append(": ".join([reason, *(part for part in said if part)]))
-    for state in _container_states(pod):
-        terminated = state.get("terminated")
-        if terminated and terminated.get("exitCode"):
-            parts.append(_exit(terminated))
-    return f"its pod {_name(pod)} failed: {'; '.join(parts) or 'Kubernetes gives no reason'}"
+    ends = [state["terminated"] for state in _container_states(pod) if (state.get("terminated") or {}).get("exitCode")]
+    parts += map(_exit, ends)
+    verb = "was stopped" if any(end["exitCode"] == EXIT_INTERRUPTED for end in ends) else "failed"
+    return f"its pod {_name(pod)} {verb}: {'; '.join(parts) or 'Kubernetes gives no reason'}"
 
 
 def _exit(ended: Mapping[str, Any]) -> str:
