@@ -36,6 +36,8 @@ MANAGED = {LABELS["manager"]: "cefr-batch"}  # the label of every object here
 _WORK = "/work"  # the image's working directory and home, where its caches are
 _CACHE = f"{_WORK}/cache"
 _TMP_SIZE = "10Gi"
+# The report's pod waits beside the runs: what it asks for must not keep the last of them from a node.
+_REPORT_REQUESTS = {"cpu": "100m", "memory": "512Mi"}
 _REPORT_LIMITS = {"cpu": "1", "memory": "2Gi"}
 _REPORT_GRACE_SECONDS = 30
 _REPORT_SECONDS = 3600  # after all runs have had their time, and each its time to start
@@ -147,7 +149,9 @@ def _report(site: KubernetesSite, group: JobGroup) -> Object:
     placement: Object = {"tolerations": [rule.model_dump(exclude_none=True) for rule in site.tolerations]}
     if site.report_account:
         placement |= {"serviceAccountName": site.report_account, "automountServiceAccountToken": True}
-    pod = _pod(site, arguments, _REPORT_LIMITS, _volumes(site, None), placement, _REPORT_GRACE_SECONDS)
+    pod = _pod(
+        site, arguments, _REPORT_LIMITS, _volumes(site, None), placement, _REPORT_GRACE_SECONDS, _REPORT_REQUESTS
+    )
     deadline = (len(group.jobs) if site.queue else 1) * (queued + longest) + _REPORT_SECONDS
     spec = {
         "backoffLimit": site.max_restarts,
@@ -214,9 +218,11 @@ def _pod(
     volumes: Mapping[str, Object],
     placement: Mapping[str, Any],
     grace_seconds: int,
+    requests: Mapping[str, Any] | None = None,
 ) -> Object:
     """A pod's spec, within the "restricted" Pod Security Standard:
-    https://kubernetes.io/docs/concepts/security/pod-security-standards"""
+    https://kubernetes.io/docs/concepts/security/pod-security-standards
+    ``requests``: where they are not its limits."""
     return _without_empty(
         {
             "restartPolicy": "Never",  # OnFailure would delete the last pod, and its log
@@ -235,14 +241,18 @@ def _pod(
             },
             "priorityClassName": site.priority_class,
             **placement,
-            "containers": [_container(site, arguments, limits, tuple(volumes))],
+            "containers": [_container(site, arguments, limits, requests or limits, tuple(volumes))],
             "volumes": [{"name": _volume_name(path), **volume} for path, volume in volumes.items()],
         }
     )
 
 
 def _container(
-    site: KubernetesSite, arguments: Sequence[str], limits: Mapping[str, Any], paths: Sequence[str]
+    site: KubernetesSite,
+    arguments: Sequence[str],
+    limits: Mapping[str, Any],
+    requests: Mapping[str, Any],
+    paths: Sequence[str],
 ) -> Object:
     """The pod's container. ``paths``: where its volumes are mounted."""
     return _without_empty(
@@ -252,7 +262,7 @@ def _container(
             "imagePullPolicy": site.image_pull_policy,
             "args": [literal(argument) for argument in arguments],
             "env": _environment(site, with_gpu=site.gpu_resource in limits),
-            "resources": {"requests": dict(limits), "limits": dict(limits)},
+            "resources": {"requests": dict(requests), "limits": dict(limits)},
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"]},
