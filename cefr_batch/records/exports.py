@@ -107,8 +107,9 @@ class ExportCheck(Part):
 
 
 class ExportRecord(StoredRecord):
-    """An export's files, by their key relative to the run, and what it was made of. ``check``: None where it was not
-    verified, with the reason in ``not_verified``. ``merged_sha256``: of the merged model's weights."""
+    """An export's files, by their key relative to the run, and what it was made from. ``check``: None if the export was
+    not verified; ``not_verified`` then says why. ``merged_sha256``: of the merged model's weights.
+    """
 
     run: str
     kind: GgufType
@@ -132,15 +133,16 @@ class ExportRecord(StoredRecord):
 
 
 class ExportResult(Part):
-    """Of a job's stage ``export``: what was made, and why the rest was not, by kind."""
+    """The result of a job's stage ``export``: what was made, and why the rest was not, by kind."""
 
     made: list[GgufType]
     failed: dict[str, str] = Field(default_factory=dict)
 
 
 class CheckRequest(StoredRecord):
-    """What the process that runs an exported file is asked. ``dataset``: a folder; the first ``examples`` of its
-    evaluation side are used."""
+    """The request to the process that runs an exported file. ``dataset``: a folder; the first ``examples`` of its
+    evaluation set are used.
+    """
 
     gguf: str
     merged: str
@@ -152,8 +154,9 @@ class CheckRequest(StoredRecord):
 
 
 class CheckAnswer(StoredRecord):
-    """The answer to a ``CheckRequest``. ``check``: None where llama.cpp cannot be used here (``not_verified``) or
-    refuses the file (``refused``)."""
+    """The answer to a ``CheckRequest``. ``check``: None if llama.cpp cannot be used here (``not_verified`` says why) or
+    refuses the file (``refused``).
+    """
 
     check: ExportCheck | None = None
     not_verified: str = ""
