@@ -38,7 +38,7 @@ def _evaluates(name: str, model: Path, folder: Path, number: int, rounds: int) -
     times, share = ratio(seconds, FIRST_SCRIPT), memory[OURS] / memory[FIRST_SCRIPT]
     half = vocabulary_is_large(model)
     return Comparison(
-        "evaluation", f"evaluation before and after training, {number} B1 examples: {name}", seconds,
+        "evaluation", f"{number} B1 examples, before and after training: {name}", seconds,
         "≥ 1.3 × the first script; losses within 1e-4" + ("; peak memory ≤ half of the script's" if half else ""),
         f"{times:.2f} × the first script; losses {apart:.1e} apart; {share:.2f} of the script's peak memory",
         times >= 1.3 and apart <= 1e-4 and (share <= 0.5 or not half),
