@@ -46,8 +46,9 @@ def settings_page() -> str:
     lines = [
         f"# Settings of a job\n\n{_WRITTEN}\n"
         "You want to know what can be set in a job's file (`jobs/b1.yaml`), by `--profile`, or by `--set KEY=VALUE`.\n\n"
-        "The defaults are those of `jobs/base.yaml`. `cefr-batch config show` says what a setting is where you work, and\n"
-        "which file gave it. Settings of a cluster are explained in `slurm/default.yaml` and `k8s/default.yaml`.\n\n"
+        "The defaults are those of `jobs/base.yaml`. `cefr-batch config show` lists the files that are found where you\n"
+        "work; with `--level B1`, it lists the value of each setting and the file that gives it. Settings of a cluster are\n"
+        "explained in `slurm/default.yaml` and `k8s/default.yaml`.\n\n"
         "| setting | default | valid | meaning |\n| --- | --- | --- | --- |"
     ]
     for key, default in flat(yaml.safe_load(base)):
@@ -174,7 +175,7 @@ def documents_page() -> str:
 
 def _document(kind: type[Part]) -> str:
     whole = f"A whole document, schema {kind.SCHEMA_VERSION}. " if issubclass(kind, StoredRecord) else ""
-    text = " ".join((kind.__doc__ or "").replace("``", "`").split())
+    text = re.sub(r"\bNone\b", "`null`", " ".join((kind.__doc__ or "").replace("``", "`").split()))  # as JSON has it
     schema = kind.model_json_schema(mode="serialization")
     required = schema.get("required", [])
     rows = [

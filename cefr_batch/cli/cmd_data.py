@@ -67,7 +67,7 @@ def check(
 ) -> None:
     """Name each bad example: its file, its index (from 0; in tables, its row) and the reason.
 
-    Exits with 1 if there is any. Warnings, such as a word that its sentence seems to lack, do not count.
+    Exits with 1 if there are any. Warnings, such as a word that its sentence seems to lack, do not count.
     """
     from cefr_batch.data.checks import check_file, shared_sentences
     from cefr_batch.data.io import TableLayout
@@ -150,7 +150,7 @@ def stats(
 ) -> None:
     """Count the examples, unique words and sentences of files, and measure the longest example.
 
-    Of sentence pairs, each of which counts once, the words and sentences alone: examples are built from them later.
+    Sentence pairs count once each, and only their words and sentences are counted: examples are built from them later.
 
     The estimated level is the mean over all sentences. It pulls towards the middle: compare it with that of sentences
     whose level is known (docs/level-estimator.md).

@@ -89,8 +89,10 @@ def import_(files: Sequence[Path], session: Session, as_json: bool) -> None:
 @session_option
 @json_option
 def show(runs: tuple[str, ...], levels: tuple[str, ...], session: Session, as_json: bool) -> None:
-    """Show mean ratings with intervals, tuned against baseline, how far the sentences' rated levels are from their target,
-    and how far the raters agree with each other and with the level estimator: for these runs, or for all rated runs.
+    """Show the ratings of these runs, or of all rated runs.
+
+    Shows mean ratings with intervals, the tuned model against the baseline, how far the sentences' rated levels are from
+    their target, and how far the raters agree with each other and with the level estimator.
     """
     from cefr_batch.human_eval.scores import collect_ratings
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def command(runs: Sequence[str], levels: Sequence[str], port: int, host: str, gguf: bool, session: Session) -> None:
     """Try the models of complete runs side by side in a web browser, and look at the runs of the store.
 
-    Without RUN and --level: the runs alone, without a model. Nothing is changed in the store. Ctrl-C ends it.
+    Without RUN and --level, only the runs are shown, and no model is loaded. Nothing in the store is changed. Ctrl-C ends
+    it.
     """
     chosen = session.find(runs, levels, complete=True) if runs or levels else []
     if gguf and not chosen:

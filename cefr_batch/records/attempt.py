@@ -6,7 +6,9 @@ from cefr_batch.records.document import Count, StoredRecord
 
 
 class Attempt(StoredRecord):
-    """Where a job runs. Whoever writes the record first is the run's n-th attempt; no earlier one may write any more."""
+    """Where a job runs. Whoever writes the n-th of these records first is the run's n-th attempt, and no earlier attempt
+    may write any more.
+    """
 
     attempt: Count
     host: str

@@ -17,7 +17,7 @@ class CheckpointFile(Part):
 
 
 class Checkpoint(StoredRecord):
-    """A complete checkpoint. ``elapsed_seconds``: of training, up to it."""
+    """A complete checkpoint. ``elapsed_seconds``: how long training took up to it."""
 
     step: Count
     best_step: Count | None  # the step of the lowest evaluation loss so far; None before the first evaluation

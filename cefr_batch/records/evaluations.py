@@ -23,8 +23,9 @@ EvaluatedModel = Literal["tuned", "base"]
 
 
 class EvaluationTask(Part):
-    """A model and a set of examples: the first ``examples`` of the evaluation side of ``dataset`` (its name in the store),
-    of which it also writes answers to the first ``answered``. ``label``: the set's level, or the name of its file."""
+    """A model and a set of examples: the first ``examples`` of the evaluation set of ``dataset`` (its name in the
+    store); the model also answers the first ``answered`` of these. ``label``: the set's level, or the name of its file.
+    """
 
     model: EvaluatedModel
     label: str
@@ -42,7 +43,7 @@ class EvaluationTask(Part):
 
 
 class EvaluationRequest(StoredRecord):
-    """``evaluations/job/request.json``: what a run's jobs are to evaluate. What is stored already is left out by the job."""
+    """``evaluations/job/request.json``: what a run's jobs are to evaluate. A job leaves out what is already stored."""
 
     run: str
     tasks: list[EvaluationTask]
@@ -57,9 +58,10 @@ class AnsweredExample(Part):
 
 
 class SetEvaluation(StoredRecord):
-    """``evaluations/<name>.json``. ``scores``: what the losses are made of, by example in the set's order; ``seen`` and
-    ``unseen`` mean the run's own training data. ``levels``: what the sentences measure, for the run's level as the target
-    and the set's own sentences as references."""
+    """``evaluations/<name>.json``. ``scores``: what the losses are computed from, by example in the set's order;
+    ``seen`` and ``unseen`` refer to the run's own training data. ``levels``: the estimated levels of the sentences, with
+    the run's level as the target and the set's own sentences as references.
+    """
 
     run: str
     task: EvaluationTask

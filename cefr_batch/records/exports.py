@@ -35,10 +35,9 @@ LOSS_BOUNDS: dict[GgufType, float | None] = {"f16": 0.005, "q8_0": 0.01, "q4_k_m
 
 
 class TextDifference(Part):
-    """Where two greedy texts part: at which token of the answer, and what each program wrote there.
-
-    ``our_gap``: by how much our token's logit is above theirs in our computation, ``their_gap``: by how much theirs is above
-    ours in the other program's. Both are 0 or more, apart from rounding when the text is read again.
+    """Where two greedy texts begin to differ: at which token of the answer, and what each program wrote there.
+    ``our_gap``: by how much our token's logit is above theirs in our computation; ``their_gap``: by how much theirs is
+    above ours in the other program's. Both are 0 or more, apart from rounding when the text is read again.
     """
 
     example: Count
@@ -55,12 +54,11 @@ class TextDifference(Part):
 
 
 class ExportCheck(Part):
-    """An exported model as another program ran it, beside the merged model as transformers ran it.
-
-    ``equal_prompts``: for how many examples the file's own chat template and tokenizer give the tokens that were trained;
-    ``first_other_prompt``: what they give for the first prompt that differs. ``ends``: whether the program ends an answer at
-    the token that closes a trained response. Losses are in nats a token over the same examples, all tokens and the
-    responses' alone.
+    """A comparison of an exported model, run by another program, with the merged model, run by transformers.
+    ``equal_prompts``: for how many examples the file's own chat template and tokenizer give the tokens of training;
+    ``first_other_prompt``: what they give for the first prompt that differs. ``ends``: whether the program ends an
+    answer at the token that ends a trained response. Losses are in nats per token over the same examples: over all
+    tokens, and over those of the responses alone.
     """
 
     program: str
@@ -107,8 +105,9 @@ class ExportCheck(Part):
 
 
 class ExportRecord(StoredRecord):
-    """An export's files, by their key relative to the run, and what it was made of. ``check``: None where it was not
-    verified, with the reason in ``not_verified``. ``merged_sha256``: of the merged model's weights."""
+    """An export's files, by their key relative to the run, and what it was made from. ``check``: None if the export was
+    not verified; ``not_verified`` then says why. ``merged_sha256``: of the merged model's weights.
+    """
 
     run: str
     kind: GgufType
@@ -132,15 +131,16 @@ class ExportRecord(StoredRecord):
 
 
 class ExportResult(Part):
-    """Of a job's stage ``export``: what was made, and why the rest was not, by kind."""
+    """The result of a job's stage ``export``: what was made, and why the rest was not, by kind."""
 
     made: list[GgufType]
     failed: dict[str, str] = Field(default_factory=dict)
 
 
 class CheckRequest(StoredRecord):
-    """What the process that runs an exported file is asked. ``dataset``: a folder; the first ``examples`` of its
-    evaluation side are used."""
+    """The request to the process that runs an exported file. ``dataset``: a folder; the first ``examples`` of its
+    evaluation set are used.
+    """
 
     gguf: str
     merged: str
@@ -152,8 +152,9 @@ class CheckRequest(StoredRecord):
 
 
 class CheckAnswer(StoredRecord):
-    """The answer to a ``CheckRequest``. ``check``: None where llama.cpp cannot be used here (``not_verified``) or
-    refuses the file (``refused``)."""
+    """The answer to a ``CheckRequest``. ``check``: None if llama.cpp cannot be used here (``not_verified`` says why) or
+    refuses the file (``refused``).
+    """
 
     check: ExportCheck | None = None
     not_verified: str = ""

@@ -28,13 +28,13 @@ class WithInterval(Part):
 
 
 class TextLevels(Part):
-    """Of a set of texts: estimates of their sentences' levels, from 1 (A1) to 6 (C2), and their distances to the target.
-
-    ``texts``: answers of a model, or evaluation examples; ``measured_texts``: those of them with a sentence that has a word;
-    ``units``: how many independent parts are resampled. ``sentences``: those with a word. ``level_percent``: the share of
-    the sentences whose rounded estimate is A1 … C2; ``histogram``: how many of them lie in each quarter of a level, from
-    1.0 to 6.0. ``rmse``: root of the mean squared distance, in levels; ``within_half_percent`` and
-    ``within_one_percent``: share of the sentences at most half a level, and one level, from the target.
+    """Figures of a set of texts: estimates of their sentences' levels, from 1 (A1) to 6 (C2), and their distances from
+    the target. ``texts``: the answers of a model, or evaluation examples; ``measured_texts``: those with at least one
+    sentence that has a word; ``units``: how many independent units are resampled. ``sentences``: those with a word.
+    ``level_percent``: the share of the sentences whose rounded estimate is A1 … C2; ``histogram``: how many of them lie
+    in each quarter of a level, from 1.0 to 6.0. ``rmse``: the root mean square of the distances, in levels;
+    ``within_half_percent`` and ``within_one_percent``: the share of the sentences that are at most half a level, and at
+    most one level, from the target.
     """
 
     texts: Count
@@ -50,16 +50,17 @@ class TextLevels(Part):
 
 
 class LevelGap(Part):
-    """From the references to what was written, in levels. ``mean_difference``: above 0 if the written sentences measure
-    higher; ``wasserstein``: how far estimates have to be moved on average to make the two distributions equal, never less
-    than the mean difference's size."""
+    """How far what was written is from the references, in levels. ``mean_difference``: above 0 if the written sentences
+    measure higher; ``wasserstein``: how far estimates have to be moved on average to make the two distributions equal,
+    never less than the size of the mean difference.
+    """
 
     mean_difference: WithInterval
     wasserstein: WithInterval
 
 
 class LevelFigures(Part):
-    """Of what one model wrote for one level. None: there was no sentence to measure."""
+    """The estimated levels of what one model wrote for one level. None: there was no sentence to measure."""
 
     target: str
     written: TextLevels | None
@@ -68,14 +69,14 @@ class LevelFigures(Part):
 
 
 class LevelFiguresByMode(Part):
-    """Of one model."""
+    """The figures of one model in both modes."""
 
     greedy: LevelFigures
     sampled: LevelFigures
 
 
 class WrittenLevels(Part):
-    """Of all models that wrote, as in ``WrittenExample``; None: not asked so."""
+    """The figures of all models that wrote, as in ``WrittenExample``; None: the model was not prompted in that way."""
 
     baseline: LevelFiguresByMode | None = None
     zero_shot: LevelFiguresByMode | None = None

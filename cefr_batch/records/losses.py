@@ -60,8 +60,10 @@ class PartCounts(Part):
 
 
 class SentenceScore(Part):
-    """What a sentence adds to its example's sums: ``number`` among the different sentences of the set, in the order in which
-    these first occur; summed negative log-likelihood in nats, predicted tokens."""
+    """What a sentence contributes to its example's sums. ``number``: its number among the distinct sentences of the set,
+    in the order in which these first occur; ``nll``: the summed negative log-likelihood in nats; ``tokens``: the number
+    of predicted tokens.
+    """
 
     number: Count
     nll: float
@@ -69,7 +71,7 @@ class SentenceScore(Part):
 
 
 class ExampleScore(Part):
-    """What one model's losses are made of, for one example. ``sentences``: none where an earlier version ran."""
+    """What one model's losses are computed from, for one example. ``sentences``: empty if an earlier version ran."""
 
     nll: PartSums
     tokens: PartCounts
@@ -77,7 +79,7 @@ class ExampleScore(Part):
 
 
 class EvaluatedSentence(Part):
-    """As ``SentenceScore``, before and after training."""
+    """A sentence as in ``SentenceScore``, before and after training."""
 
     number: Count
     tokens: Count
@@ -96,21 +98,22 @@ class EvaluatedExample(Part):
 
 
 class EvaluationRecord(StoredRecord):
-    """``evaluation.json``: what the losses in metrics.json are made of, by example in file order."""
+    """``evaluation.json``: what the losses in metrics.json are computed from, by example in file order."""
 
     examples: list[EvaluatedExample]
 
 
 class Reduction(Part):
-    """``100 (1 - tuned / baseline)``, in percent; negative if it grew."""
+    """``100 (1 - tuned / baseline)``, in percent; negative if the figure grew."""
 
     loss_percent: float
     perplexity_percent: float
 
 
 class Reductions(Part):
-    """By part as in ``Losses``. ``seen`` or ``unseen`` is absent if there are no such tokens, or if an earlier version
-    ran."""
+    """The reductions, by part as in ``Losses``. ``seen`` or ``unseen`` is absent if there are no such tokens, or if an
+    earlier version ran.
+    """
 
     full: Reduction
     response: Reduction

@@ -13,9 +13,8 @@ from cefr_batch.records.training import EarlyStop
 
 
 class RunSummary(Part):
-    """What a list of runs shows of a complete one, so that it has to read the manifest alone.
-
-    Losses are in nats a token: the final training loss, and the best evaluation loss seen while training.
+    """What a list of runs shows of a complete one, so that only the manifest has to be read. Losses are in nats per
+    token: the final training loss, and the best evaluation loss during training.
     """
 
     steps: Count
@@ -46,7 +45,7 @@ class RunSummary(Part):
 
 
 class Manifest(StoredRecord):
-    """A complete run's objects, sorted by key. What it says is not trusted before it is checked."""
+    """A complete run's objects, sorted by key. Its contents are not trusted until they are checked."""
 
     run: str
     complete_at: Timestamp

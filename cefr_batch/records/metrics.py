@@ -15,7 +15,7 @@ from cefr_batch.records.training import BestCheckpoint, LogEntry, Machine, Train
 
 
 class Metrics(StoredRecord):
-    """A run's figures. Those with defaults came later than the others, so they may be missing."""
+    """``metrics.json``: a run's figures. The fields that may be absent are newer than the others."""
 
     run: str = ""
     level: str

@@ -9,8 +9,10 @@ from cefr_batch.records.timestamps import Timestamp
 
 
 class Notice(StoredRecord):
-    """A message about a run. Written before it is sent, as ``sending``: a job that is killed meanwhile may have sent it, and
-    no other job sends it again. ``reason``: why not all of it was sent, without any address."""
+    """A message about a run. It is written before the message is sent, as ``sending``: if the job is killed in between,
+    the message may have been sent, and no other job sends it again. ``reason``: why not all of it was sent, without any
+    address.
+    """
 
     run: str
     event: Literal["completed", "failed", "preempted"]

@@ -42,10 +42,9 @@ class Form(StoredRecord):
 
 
 class Rated(StoredRecord):
-    """``raters/<hash>.json``: one rater's work; ``ratings``: item → criterion → mark, gaps left out.
-
-    ``levels``: item → the level that it is at, judged without knowing the target level, gaps left out. ``qualification``:
-    the rater's, where one was given. 0.1.0 had neither.
+    """``raters/<hash>.json``: one rater's work. ``ratings``: item → criterion → mark, without those that the rater left
+    out. ``levels``: item → the level that the rater gave it without knowing the target level, without those left out.
+    ``qualification``: the rater's, if given. 0.1.0 had neither ``levels`` nor ``qualification``.
     """
 
     form: str

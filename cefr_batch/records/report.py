@@ -35,7 +35,7 @@ class ReportedLevel(Part):
 
 
 class ReportRecord(StoredRecord):
-    """Schema 1, of version 0.1.0, names no objects. The keys in ``made_from`` are those of the store."""
+    """``report.json``. Schema 1, of version 0.1.0, names no objects. The keys in ``made_from`` are those of the store."""
 
     SCHEMA_VERSION: ClassVar[int] = 2
 

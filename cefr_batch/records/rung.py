@@ -9,7 +9,9 @@ from cefr_batch.records.losses import Losses
 
 class Pause(StoredRecord):
     """Asks a run's job to stop after a step of training, with a checkpoint, and to evaluate the model there. ``levels``:
-    also by the levels of what it writes. The settings are those of the whole run, its learning-rate schedule too."""
+    whether to estimate the levels of what it writes, too. The settings are those of the whole run, including its
+    learning-rate schedule.
+    """
 
     after_step: Count
     levels: bool = False
@@ -17,7 +19,8 @@ class Pause(StoredRecord):
 
 class RungRecord(StoredRecord):
     """What training had reached when it stopped after ``step``: the losses with the adapter of ``best_step``, the best
-    evaluated one so far, which would be the run's if it ended here."""
+    one evaluated so far, which would be the run's adapter if training ended here.
+    """
 
     step: Count
     best_step: Count

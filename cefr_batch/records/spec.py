@@ -6,8 +6,9 @@ from cefr_batch.records.document import Count, Part, Settings, Sha256, StoredRec
 
 
 class StartingAdapter(Part):
-    """The adapter that training starts from: whose it is, and its weights' file as that run's manifest lists it.
-    ``model_revision``: the hub's commit of the model that it was trained on, if there is one."""
+    """The adapter that training starts from: the run that it is from, and its file of weights as that run's manifest
+    lists it. ``model_revision``: the hub's commit of the model that it was trained on, if there is one.
+    """
 
     run: str
     size: Count  # bytes
@@ -16,8 +17,9 @@ class StartingAdapter(Part):
 
 
 class SpecRecord(StoredRecord):
-    """A run's settings and data. ``spec`` holds the settings as recorded; ``config.load.recorded_spec`` makes them a
-    ``RunSpec``, which may fail where another version wrote them."""
+    """A run's settings and data. ``spec`` holds the settings as recorded; ``config.load.recorded_spec`` makes a
+    ``RunSpec`` of them, which may fail if another version wrote them.
+    """
 
     run: str
     dataset: str  # SHA-256 of the dataset, its name in the store

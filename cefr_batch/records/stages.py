@@ -49,18 +49,17 @@ class DatasetFigures(Part):
 
 
 class EvaluationSize(Part):
-    """How much of the evaluation side is evaluated, and in which batches."""
+    """How much of the evaluation set is evaluated, and in which batches."""
 
     examples: Count
     batch_size: Count
 
 
 class Leakage(Part):
-    """Which percentages of the evaluation side's sentences and words, as listed there, occur in the training side too.
-
-    Sentences are compared word for word (the output's numbered lines without their numbers), words without case.
-    ``near_sentences_percent``: the sentences that occur there word for word or nearly so (``data.near_duplicates``); None:
-    by a version that did not look.
+    """Which percentages of the evaluation set's sentences and words also occur in the training set. Sentences are
+    compared word for word (the output's numbered lines without their numbers), words without regard to case.
+    ``near_sentences_percent``: the sentences that occur there word for word or nearly so (``data.near_duplicates``);
+    None: written by a version that did not look for them.
     """
 
     sentences_percent: float
@@ -69,7 +68,7 @@ class Leakage(Part):
 
 
 class DataResult(Part):
-    """Of stage ``data``."""
+    """The result of stage ``data``."""
 
     data: DatasetFigures
     evaluation: EvaluationSize
@@ -77,15 +76,16 @@ class DataResult(Part):
 
 
 class BaselineResult(Part):
-    """Of stage ``baseline``: the pretrained model's losses."""
+    """The result of stage ``baseline``: the pretrained model's losses."""
 
     baseline: Losses
     examples: list[ExampleScore] = Field(validation_alias="evaluation.json", serialization_alias="evaluation.json")
 
 
 class Licence(Part):
-    """Of a pretrained model, as its own card says it: ``id`` is one of the hub's, such as ``apache-2.0``; where that is
-    ``other``, it may have a name and a link."""
+    """The licence of a pretrained model, as its own card gives it: ``id`` is one of the hub's, such as ``apache-2.0``;
+    if it is ``other``, there may be a name and a link.
+    """
 
     id: str
     name: str | None = None
@@ -93,8 +93,9 @@ class Licence(Part):
 
 
 class TrainResult(Part):
-    """Of stage ``train``. ``model_licence``: of the pretrained model, where its card tells; ``peak_gpu_memory_gb``: the most
-    that torch reserved, in 10⁹ bytes; on CUDA only."""
+    """The result of stage ``train``. ``model_licence``: that of the pretrained model, if its card gives one;
+    ``peak_gpu_memory_gb``: the most GPU memory that torch reserved, in 10⁹ bytes; on CUDA only.
+    """
 
     train: TrainingFigures
     log: list[LogEntry]
@@ -108,8 +109,9 @@ class TrainResult(Part):
 
 
 class TunedResult(Part):
-    """Of stage ``tuned``: the losses of the model with its adapter. ``adapter_sha256``: of its weights; None: by a version
-    that did not record it."""
+    """The result of stage ``tuned``: the losses of the model with its adapter. ``adapter_sha256``: of the adapter's
+    weights; None: written by a version that did not record it.
+    """
 
     tuned: Losses
     examples: list[ExampleScore] = Field(validation_alias="evaluation.json", serialization_alias="evaluation.json")
@@ -117,7 +119,7 @@ class TunedResult(Part):
 
 
 class GenerateResult(Part):
-    """Of stage ``generate``; empty where no text was asked for."""
+    """The result of stage ``generate``; empty if no text was asked for."""
 
     generation: GenerationFigures | None = None
     levels: WrittenLevels | None = None
@@ -134,11 +136,10 @@ Fp16Overflow = Literal["weights", "outputs"]
 
 
 class MergeCheck(Part):
-    """The loss of the same examples with the adapter, and of the merged model: before its weights were rounded to ``dtype``
-    (``exact_loss``), and after, as loaded again. None: by a version that did not measure it.
-
-    ``tried``: by how much rounding changes an example's loss, up or down, in nats a token, for each type that was
-    tried; ``overflow``: what fp16 could not hold.
+    """The loss of the same examples with the adapter, and of the merged model: before its weights were rounded to
+    ``dtype`` (``exact_loss``), and after, as loaded again. None: written by a version that did not measure it.
+    ``tried``: for each type that was tried, by how much rounding changes an example's loss, up or down, in nats per
+    token; ``overflow``: what fp16 could not hold.
     """
 
     adapter_loss: float
@@ -157,12 +158,12 @@ class MergeCheck(Part):
 
 
 class MergeResult(Part):
-    """Of stage ``merge``."""
+    """The result of stage ``merge``."""
 
     merge: MergeCheck
 
 
 class PlotsResult(Part):
-    """Of stage ``plots``: the names of the figures."""
+    """The result of stage ``plots``: the names of the figures."""
 
     plots: list[str]

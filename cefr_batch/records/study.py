@@ -17,11 +17,12 @@ Sampler = Literal["tpe", "random"]
 
 
 class StudyRecord(StoredRecord):
-    """``study.json``: what was asked. ``settings``: those that all trials share; ``space``: those that are searched, as
-    ``--set`` takes them. ``steps``: the rungs, steps of training after which trials are compared; the last is
-    the end of training. ``reduction``: 3 means that one in 3 trials continues at each rung, and that each rung has 3 times
-    the steps of the one before. ``dataset``: what trials train on and are compared by, both from the training side;
-    ``evaluation_dataset``: the evaluation side, which the best trial alone is evaluated on."""
+    """``study.json``: the request. ``settings``: those that all trials share; ``space``: those that are searched, as
+    ``--set`` takes them. ``steps``: the rungs, that is, the steps of training after which trials are compared; the last
+    one is the end of training. ``reduction``: 3 means that one in 3 trials continues at each rung, and that each rung
+    has 3 times the steps of the one before. ``dataset``: what trials are trained on and compared on, both taken from the
+    training set; ``evaluation_dataset``: the evaluation set, on which only the best trial is evaluated.
+    """
 
     study: str
     level: str
@@ -59,10 +60,11 @@ class TrialRecord(StoredRecord):
 
 
 class ChoiceRecord(StoredRecord):
-    """``choices/round-<r>-rung-<k>.json``: what was known of a round's trials when all had come to a rung, and which go on.
-    ``values``: of the objective, by trial; ``failed``: why others have none; ``promoted``: none at the last rung;
-    ``importance``: at the first rung, how much each setting matters among all trials that came there so far, as shares of 1,
-    largest first; empty where there are too few to tell."""
+    """``choices/round-<r>-rung-<k>.json``: what was known of a round's trials when all had reached a rung, and which of
+    them continue. ``values``: of the objective, by trial; ``failed``: why other trials have no value; ``promoted``: the
+    trials that continue, none at the last rung; ``importance``: at the first rung, how much each setting matters among
+    all trials that have reached it so far, as shares of 1, largest first; empty if there are too few to tell.
+    """
 
     round: Count
     rung: Count

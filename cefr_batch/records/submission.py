@@ -8,9 +8,10 @@ from cefr_batch.records.timestamps import Timestamp, parse_time
 
 
 class Submission(StoredRecord):
-    """The newest job of a run. ``cluster`` is a scheduler with its site (``slurm/NAME``), ``handle`` the scheduler's name
-    for the job. ``attempts_before``: the newest attempt of the jobs before it, 0 for the first job; None: by version 0.1.0,
-    which compared clocks."""
+    """The newest job of a run. ``cluster`` is a scheduler with its site (``slurm/NAME``), ``handle`` the scheduler's
+    name for the job. ``attempts_before``: the newest attempt of the jobs before it, 0 for the first job; None: written
+    by version 0.1.0, which compared clocks.
+    """
 
     run: str
     cluster: str

@@ -12,8 +12,9 @@ Mode = Literal["greedy", "sampled"]
 
 
 class Answers(Part):
-    """A model's answers to one prompt: its most probable text, and one drawn at random. ``cut``: which of them were not
-    closed when they reached ``generation.max_new_tokens``."""
+    """A model's answers to one prompt: its most probable text, and one drawn at random. ``cut``: which of them had not
+    ended when they reached ``generation.max_new_tokens``.
+    """
 
     greedy: str
     sampled: str
@@ -27,10 +28,9 @@ WhyMissing = Literal["no_chat_template", "unusable_chat_template", "too_long"]
 
 
 class WrittenExample(Part):
-    """What the untrained and the tuned model wrote for the words of an evaluation example.
-
-    ``baseline``: asked as the tuned model is; ``zero_shot`` and ``few_shot``: in plain words through its own chat template,
-    without and with three training examples. None: not asked so, see ``GenerationFigures.missing``.
+    """What the untrained and the tuned model wrote for the words of an evaluation example. ``baseline``: prompted as the
+    tuned model is; ``zero_shot`` and ``few_shot``: in plain words through its own chat template, without and with three
+    training examples. None: not prompted in that way; ``GenerationFigures.missing`` says why.
     """
 
     index: Count
@@ -48,17 +48,15 @@ class GenerationRecord(StoredRecord):
 
 
 class Quality(Part):
-    """Figures over all answers of a model in one mode; None where there is nothing to count.
-
-    ``copied_percent``: of the sentences, those that occur word for word in the training data. ``duplicate_percent``: those
-    that equal an earlier one. ``at_or_below_level_percent``: of the running words whose level is known.
-    ``readability_grade``: the Automated Readability Index, a US school grade.
-
-    Newer than 0.1.0, so None in older records too. ``cut_percent``: of the answers, those that reached
-    ``generation.max_new_tokens`` before they were closed. ``near_copied_percent``: of the sentences, those near one of the
-    training data (``data.near_duplicates``) or in it. ``distinct_words_percent`` and ``distinct_word_pairs_percent``:
-    different running words, and different pairs of neighbours in a sentence, of all. ``repeated_openings_percent``: of the
-    sentences with a word, those that begin with the same three words as an earlier one.
+    """Figures over all answers of a model in one mode; None if there is nothing to count. Of the answers:
+    ``cut_percent``, those that reached ``generation.max_new_tokens`` before the model ended them. Of the sentences:
+    ``copied_percent``, those that occur in the training data word for word; ``near_copied_percent``, those that occur
+    there word for word or nearly so (``data.near_duplicates``); ``duplicate_percent``, those that equal an earlier one.
+    Of the sentences with a word: ``repeated_openings_percent``, those that begin with the same three words as an earlier
+    one. ``at_or_below_level_percent``: of the running words whose level is known. ``distinct_words_percent`` and
+    ``distinct_word_pairs_percent``: distinct running words, and distinct pairs of neighbouring words in a sentence, as a
+    share of all. ``readability_grade``: the Automated Readability Index, a US school grade. The fields that may be
+    absent are newer than 0.1.0.
     """
 
     answers: Count
@@ -79,14 +77,16 @@ class Quality(Part):
 
 
 class QualityByMode(Part):
-    """Of one model."""
+    """The figures of one model in both modes."""
 
     greedy: Quality
     sampled: Quality
 
 
 class GenerationFigures(Part):
-    """Figures of both models, and of the untrained one also when it is asked in other ways, if it was."""
+    """The figures of both models and, if the untrained one was also prompted in other ways, those of its answers to
+    these.
+    """
 
     baseline: QualityByMode
     tuned: QualityByMode

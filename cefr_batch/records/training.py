@@ -17,7 +17,7 @@ class OomEvent(Part):
 
 
 class LogEntry(Part):
-    """A point of the training's curves: either ``loss``, ``learning_rate`` and ``gradient_norm``, or ``eval_loss``."""
+    """A point of the training curves: either ``loss``, ``learning_rate`` and ``gradient_norm``, or ``eval_loss``."""
 
     step: Count
     epoch: float
@@ -64,7 +64,7 @@ class BestCheckpoint(Part):
 
 
 class EarlyStop(Part):
-    """Training ended before its last step, since so many ``evaluations`` brought no lower loss."""
+    """Training ended before its last step, because this many ``evaluations`` in a row found no lower loss."""
 
     evaluations: Count
     planned_steps: Count
@@ -76,7 +76,7 @@ class EarlyStop(Part):
 
 
 class TrainingFigures(Part):
-    """What was trained, and how fast. The figures with defaults came later than the others."""
+    """What was trained, and how fast. The fields that may be absent are newer than the others."""
 
     examples: Count
     steps: Count

@@ -21,7 +21,7 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
     took = {size: in_turns(1 if tiny else 5, _ways(source, size, folder)) for size in sizes}
     return [
         Comparison(
-            "data", f"build and check {size:,} examples", seconds_of(several), "no goal: a build is seconds, once a run",
+            "data", f"build and check {size:,} examples", seconds_of(several), "none: a build takes seconds, once per run",
             f"{ratio(seconds_of(several), FIRST_SCRIPT):.2f} ×", True, (f"peak memory: {peaks(several)}",),
         )
         for size, several in took.items()

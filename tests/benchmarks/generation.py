@@ -31,8 +31,8 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
     times = ratio(seconds, ONE)
     return [
         Comparison(
-            "generation", f"{number} B1 prompts, {most} tokens each at most", seconds, "≥ 4 × one call per example",
-            f"{times:.2f} ×; {same} of {len(theirs)} texts the same", times >= 4,
+            "generation", f"{number} B1 prompts, at most {most} tokens each", seconds, "≥ 4 × one call per example",
+            f"{times:.2f} × one call per example; {same} of {len(theirs)} texts the same", times >= 4,
             (f"one call per example: only every {every}th example was timed, and its time multiplied by {every}",)
             if every > 1 else (),
         )

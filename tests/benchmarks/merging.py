@@ -48,10 +48,11 @@ def _merges(name: str, model: Path, rank: int, folder: Path, rounds: int) -> Com
     times = ratio(seconds, other)
     return Comparison(
         "merge", f"merge to 16-bit: {name}", seconds,
-        "≥ 1.5 × the fastest or bound by disk; peak memory ≤ 1.2 × the largest shard + the adapter",
-        f"{times:.2f} × {other}; {peak:,.0f} MB, {peak / (1.2 * shard + adapter_mb):.2f} of the limit",
+        "≥ 1.5 × the fastest other program, or limited by the disk; peak memory ≤ 1.2 × the largest shard + the adapter",
+        f"{times:.2f} × {other}; peak memory {peak:,.0f} MB, {peak / (1.2 * shard + adapter_mb):.2f} of the limit",
         times >= 1.5 and peak <= 1.2 * shard + adapter_mb,
-        (f"more memory than before: {peaks(took)}; largest shard {shard:,.0f} MB, adapter {adapter_mb:,.0f} MB",
+        (f"peak memory beyond that of the imports: {peaks(took)}; largest shard {shard:,.0f} MB, "
+         f"adapter {adapter_mb:,.0f} MB",
          f"copying the model's files took {min(one.seconds for one in copies):.2f} s",
          _difference(folder)),
     )  # fmt: skip

@@ -33,7 +33,7 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
 
     found = [
         _slope("examples built and checked", examples, (100, 200) if tiny else (2_000, 6_000, 20_000), rounds),
-        _slope("levels of one submit --dry-run", levels, (1, 2) if tiny else (1, 3, 5), rounds),
+        _slope("levels in one submit --dry-run", levels, (1, 2) if tiny else (1, 3, 5), rounds),
     ]
     if tiny:
         return [*found, _runs(f"file://{folder}/runs", (2, 4), rounds)]
@@ -46,7 +46,7 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
             return process(tool("up", f"artifact-{size}", target)).seconds
 
         sizes = (50_000_000, 200_000_000, 800_000_000)
-        found.append(_slope("bytes of an artifact stored", artifact, sizes, rounds))
+        found.append(_slope("bytes of a stored artifact", artifact, sizes, rounds))
         return [*found, _runs(server.url("runs"), (100, 300, 1000), rounds)]
 
 
@@ -58,7 +58,7 @@ def _runs(url: str, sizes: Sequence[int], rounds: int) -> Comparison:
         store = open_store(url.replace("runs", f"runs-{size}"))
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda n, store=store: add_complete(store, f"tiny-b1-peft-v{n + 1}", {}), range(size)))
-    return _slope("runs in the store, by status", runs, sizes, rounds)
+    return _slope("runs listed by status", runs, sizes, rounds)
 
 
 def _slope(what: str, cost: Callable[[int], float], sizes: Sequence[int], rounds: int) -> Comparison:

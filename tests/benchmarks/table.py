@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -59,16 +60,19 @@ def _machine() -> dict[str, Any]:
 
 
 def markdown(kept: Mapping[str, Any]) -> str:
-    """The table, and below it what was noted with the figures; the text around stands in benchmarks-notes.md."""
+    """The table, and below it what was noted with the figures; the text around it is in benchmarks-notes.md."""
     before, _, after = NOTES.read_text(encoding="utf-8").partition("<!-- table -->\n")
-    lines = ["| what | seconds: median (least to most, rounds) | goal | got |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| row and benchmark | time: median (least to most, rounds) | goal | result |",
+        "| --- | --- | --- | --- |",
+    ]
     notes = []
     for row in (name for name in ROWS if name in kept):
         for one in kept[row]["comparisons"]:
-            ways = "<br>".join(f"{name} {_seconds(values)}" for name, values in one["seconds"].items())
+            ways = "<br>".join(f"{name}: {_seconds(values)}" for name, values in one["seconds"].items())
             got = one["got"] if one["reached"] else f"**missed:** {one['got']}"
             lines.append(f"| `{row}` {one['what']} | {ways} | {one['reach']} | {got} |")
-            notes += [f"- {one['what']}: {note}" for note in one["notes"]]
+            notes += [line for note in one["notes"] for line in _wrapped(f"- *{one['what']}*: {note}", "  ")]
     return before + "\n".join([*lines, "", *_machines(kept), "", *notes, ""]) + after
 
 
@@ -76,6 +80,12 @@ def _machines(kept: Mapping[str, Any]) -> list[str]:
     newest = max(kept.values(), key=lambda row: str(row["measured_at"]))["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in newest["versions"].items())
     when = ", ".join(f"{name} {kept[name]['measured_at'][:16]} (load {kept[name]['machine']['load']})" for name in kept)
-    return [
+    text = (
         f"On {newest['cores']} cores of {newest['cpu']}, Python {newest['python']}, {versions}. Measured: {when} (UTC)."
-    ]
+    )
+    return _wrapped(text)
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    """Lines as long as the other pages have them."""
+    return textwrap.wrap(text, 132, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

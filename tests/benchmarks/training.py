@@ -41,7 +41,7 @@ def compare(tiny: Path | None, folder: Path) -> list[Comparison]:
             "≥ 1.3 × TRL + PEFT, ≥ 1.0 × Unsloth; losses within 0.01 at every step",
             "; ".join(f"{value:.2f} × {name}" for name, value in times.items()) + f"; losses at most {apart:.4f} apart",
             all(value >= wants[name] for name, value in times.items()) and apart <= TOLERANCE,
-            () if tiny else (f"{batch / median(seconds[OURS]):.2f} examples a second", _peak_share(files, seconds[OURS])),
+            () if tiny else (f"{batch / median(seconds[OURS]):.2f} examples per second", _peak_share(files, seconds[OURS])),
         )
     ]  # fmt: skip
 
@@ -99,7 +99,7 @@ def _peak_share(files: list[Path], seconds: list[float]) -> str:
     tokens = sum(map(len, examples)) / len(examples) * batch
     products = tokens * (4 * frozen + 6 * lora + 6 * hidden * config["vocab_size"])
     rate, peak = products / median(seconds) / 1e9, _fastest_product()
-    share = f"{100 * rate / peak:.0f} % of the {peak:,.0f} that one bf16 product reaches alone"
+    share = f"{100 * rate / peak:.0f} % of the {peak:,.0f} GFLOP/s that a single bf16 product reaches by itself"
     return f"{rate:,.0f} GFLOP/s in matrix products, {share}"
 
 

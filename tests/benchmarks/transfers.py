@@ -204,5 +204,5 @@ def _direction(kind: str, what: str, took: dict[str, list[Took]]) -> Comparison:
     return Comparison(
         "transfers", what, seconds,
         f"≥ {goal} × s5cmd, hashing included; memory ≤ {MEMORY_LIMIT_MB} MB" if goal else f"memory ≤ {MEMORY_LIMIT_MB} MB",
-        f"{times:.2f} × s5cmd; {memory:.0f} MB", times >= goal and memory <= MEMORY_LIMIT_MB,
+        f"{times:.2f} × s5cmd; memory {memory:.0f} MB", times >= goal and memory <= MEMORY_LIMIT_MB,
     )  # fmt: skip
