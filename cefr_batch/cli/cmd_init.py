@@ -21,7 +21,7 @@ _file = click.Path(path_type=Path)
 
 @click.command(short_help="Write first files: a job, data, a site.")
 @click.argument("folder", metavar="[FOLDER]", default=".", type=_file)
-@levels_option(default=("B1",), show_default="B1")
+@levels_option(show_default="B1; none where a site file alone is asked for")
 @click.option(
     "--data",
     metavar="FILE",
@@ -30,9 +30,9 @@ _file = click.Path(path_type=Path)
     help="Your sentence pairs; or, given twice, your training and evaluation examples. Default: a sample.",
 )
 @layout_options
-@click.option("--slurm", is_flag=True, help="Also write a site file for SLURM, from what sinfo and sacctmgr show.")
+@click.option("--slurm", is_flag=True, help="Write a site file for SLURM, from what sinfo and sacctmgr show.")
 @click.option(
-    "--k8s", is_flag=True, help="Also write a site file for Kubernetes, from what the kubeconfig and the nodes show."
+    "--k8s", is_flag=True, help="Write a site file for Kubernetes, from what the kubeconfig and the nodes show."
 )
 @click.option("--site", metavar="NAME", default="mysite", show_default=True, help="The name of the site file.")
 def command(
@@ -47,27 +47,31 @@ def command(
 ) -> None:
     """Write the first files of a working folder, with comments: jobs/, data/, slurm/ or k8s/.
 
-    FOLDER is the current folder unless you name another. Overwrites nothing, and starts nothing.
+    FOLDER is the current folder unless you name another. With --slurm or --k8s alone, only a site file is written: levels
+    are then trained on the starter corpus. Overwrites nothing, and starts nothing.
     """
     from cefr_batch.data.io import TableLayout
     from cefr_batch.runner.first_files import write_first_files
 
     layout = TableLayout.parse(columns, sheet)
     kinds = [kind for kind, wanted in (("slurm", slurm), ("k8s", k8s)) if wanted]
+    levels = levels or (() if kinds and not data else ("B1",))
     with notice_if_slow():
         first = write_first_files(folder, levels, data=data, layout=layout, kinds=kinds, site=site)
     for path in first.files:
         click.echo(f"wrote {printable(str(path))}")
     for line in first.unknown:
         click.echo(f"not filled in: {printable(line)}", err=True)
-    click.echo("\n".join(["\nNext:", *(f"  {shlex.join(words)}" for words in _next(folder, levels[0], first))]))
+    click.echo("\n".join(["\nNext:", *(f"  {shlex.join(words)}" for words in _next(folder, levels, first))]))
 
 
-def _next(folder: Path, level: str, first: FirstFiles) -> list[tuple[str, ...]]:
+def _next(folder: Path, levels: Sequence[str], first: FirstFiles) -> list[tuple[str, ...]]:
+    level = levels[0] if levels else "B1"
     run = ("cefr-batch", "submit", "--level", level)
     words: list[tuple[str, ...]] = [("cd", str(folder))] if folder.resolve() != Path.cwd() else []
     few = ("--set", f"data.examples={first.examples}") if first.examples else ()  # the profile asks for more
-    words += [("cefr-batch", "config", "show", "--level", level), (*run, "--profile", "smoke", *few, "--dry-run")]
+    if levels:
+        words += [("cefr-batch", "config", "show", "--level", level), (*run, "--profile", "smoke", *few, "--dry-run")]
     for cluster in first.clusters:
         store = ("--store", "s3://BUCKET/PREFIX") if cluster.startswith("k8s/") else ()
         words += [

@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_what_it_writes_passes_plan_and_a_dry_run_everywhere(cefr_batch: Run, here: Path, tiny_model: Path) -> None:
-    result = cefr_batch("init", "--slurm", "--k8s")
+    result = cefr_batch("init", "--slurm", "--k8s", "--level", "B1")
     assert result.code == 0
     assert list(contents(here)) == ["data/b1.csv", "jobs/b1.yaml", "k8s/mysite.yaml", "slurm/mysite.yaml"]
     assert "not filled in: slurm/mysite.yaml: partition, gres, gpu, cpus, memory, time: there is no sinfo" in result.err
@@ -71,12 +71,19 @@ def test_it_names_the_commands_that_come_next(cefr_batch: Run, here: Path) -> No
     assert "  cefr-batch submit --level A1 --cluster slurm/uni --dry-run\n" in out
 
 
+def test_a_site_file_can_be_all_that_is_written(cefr_batch: Run, here: Path) -> None:
+    out = cefr_batch("init", "--k8s").out
+    assert list(contents(here)) == ["k8s/mysite.yaml"]
+    assert "  cefr-batch doctor --cluster k8s/mysite --store s3://BUCKET/PREFIX\n" in out
+    assert "config show" not in out
+
+
 def test_files_that_are_there_are_all_named_and_nothing_is_written(cefr_batch: Run, here: Path) -> None:
     (here / "jobs").mkdir()
     (here / "jobs" / "b1.yaml").write_text("mine")
     (here / "slurm").mkdir()
     (here / "slurm" / "mysite.yaml").symlink_to(here / "gone")  # a broken link is somebody's too
-    result = cefr_batch("init", "--slurm", "--k8s")
+    result = cefr_batch("init", "--slurm", "--k8s", "--level", "B1")
     assert (result.code, result.out) == (2, "")
     assert "already there: jobs/b1.yaml, slurm/mysite.yaml; init overwrites nothing" in result.err
     assert contents(here) == {"jobs/b1.yaml": "mine"}
@@ -187,7 +194,7 @@ def test_a_variable_that_hides_the_new_files_is_named(
 
 
 def test_config_names_each_file_and_those_that_it_stands_in_for(cefr_batch: Run, here: Path) -> None:
-    cefr_batch("init", "--slurm")
+    cefr_batch("init", "--slurm", "--level", "B1")
     lines = [line.split() for line in cefr_batch("config", "show").out.splitlines()]
     (b1,) = (line for line in lines if line[:2] == ["jobs", "b1"])
     assert b1[2] == "jobs/b1.yaml"
