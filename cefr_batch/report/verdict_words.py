@@ -6,7 +6,7 @@ from cefr_batch.evaluation.bootstrap import Interval
 from cefr_batch.i18n.language import N_
 from cefr_batch.records.level_figures import SCALE, TextLevels, WithInterval
 from cefr_batch.report.blocks import Distribution, Share
-from cefr_batch.report.interpretation import interval_of
+from cefr_batch.report.interpretation import FEW_UNITS, interval_of
 from cefr_batch.report.level_tables import state_word
 from cefr_batch.report.markdown import Markdown, ReportLanguage, joined, strong
 from cefr_batch.report.verdicts import Card, Verdict
@@ -99,13 +99,13 @@ def line(card: Card, t: ReportLanguage) -> Markdown:
                 limits=_limits(gap, t),
             )
         )
-    return joined([*parts, *_gain(card, t)], " ")
+    return joined([*parts, *_rough(card, t), *_gain(card, t)], " ")
 
 
 def sentences(card: Card, t: ReportLanguage) -> list[Markdown]:
     """What was measured, what follows from it, and what training gained."""
     figures = card.figures
-    found = [*([_measured(card, t)] if figures and figures.written else []), _conclusion(card, t)]
+    found = [*([_measured(card, t)] if figures and figures.written else []), _conclusion(card, t), *_rough(card, t)]
     if figures and figures.gap and figures.gap.wasserstein.low is not None:
         distance = figures.gap.wasserstein
         found.append(
@@ -116,6 +116,17 @@ def sentences(card: Card, t: ReportLanguage) -> list[Markdown]:
             )
         )
     return [*found, *_gain(card, t), *_kept(card, t)]
+
+
+def _rough(card: Card, t: ReportLanguage) -> list[Markdown]:
+    """What a verdict on few answers is worth; nothing where there is none, or where there are enough."""
+    figures = card.figures
+    if not (figures and figures.written and figures.gap) or card.verdict is Verdict.TOO_FEW:
+        return []
+    answers = figures.written.units
+    if answers >= FEW_UNITS:
+        return []
+    return [t("This rests on only {n} answers, so it is rough: others may give another verdict.", n=t.count(answers))]
 
 
 def _kept(card: Card, t: ReportLanguage) -> list[Markdown]:

@@ -112,6 +112,8 @@ def test_all_models_that_wrote_stand_in_one_table_with_the_same_figures(tmp_path
     ]
     for line, level in zip(lines, ("B2", "A2", "A1", "B1", "B1"), strict=True):
         assert f"| {estimates(sentences(level)[:60]).mean():.2f} (" in line
+    said = "This rests on only 10 answers, so it is rough: others may give another verdict."
+    assert text.count(said) == 2  # in the opening line and on the card
 
 
 @pytest.mark.slow
@@ -170,6 +172,7 @@ def test_few_answers_and_answers_without_a_sentence_are_said_so(tmp_path: Path) 
     assert "**A1: too few answers to tell**" in text
     assert "**too few answers or evaluation sentences to tell**" in text
     assert "**B1: wrote nothing that can be measured**" in text
+    assert "rests on only" not in text
 
 
 def figures(low: float, high: float, distance: float = 0.1, units: int = 20) -> LevelFigures:
