@@ -68,5 +68,6 @@ def _line(check: Check) -> str:
     if not check.problem:
         return f"ok       {check.what}" + (f" ({check.note})" if check.note else "")
     name = check.what.rpartition(" ")[2]
-    twice = "/" in name and name in check.problem  # the path of a Python, the name of a model
+    named = "/" in name and name in check.problem  # the path of a Python, the name of a model
+    twice = named or check.problem.startswith(check.what)
     return f"{'maybe' if check.warning else 'WRONG':<8} {'' if twice else f'{check.what}: '}{check.problem}"

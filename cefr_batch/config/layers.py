@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,9}")  # of a setting: data.source
+_TYPES = {  # pydantic's kinds of errors about a value's type, which are strict ones here
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+}
 _SHOWN = 80  # characters of a value in an error
 _EXAMPLE = "write it as KEY=VALUE, for example training.epochs=2"
 _QUOTED = "if the value is text, put it in quotes: --set 'KEY=\"VALUE\"'"
@@ -246,9 +255,10 @@ def reason(error: Mapping[str, Any], model: type[BaseModel], patterns: Mapping[s
         return f"must be {patterns[error['ctx']['pattern']]} (got {_shown(value)})"
     if kind == "string_unicode":  # a file name in another encoding
         return "must be text in UTF-8; if it is a file's name, rename the file"
-    message = str(error["msg"]).removeprefix("Input should be ").removeprefix("a valid ")
-    names = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
-    return f"must be {names.get(message, message)} (got {_shown(value)})"
+    if kind in ("too_short", "string_too_short") and error["ctx"]["min_length"] == 1:
+        return f"must not be empty (got {_shown(value)})"
+    wanted = _TYPES.get(kind, str(error["msg"]).removeprefix("Input should be "))
+    return f"must be {wanted} (got {_shown(value)})"
 
 
 def _shown(value: Any) -> str:

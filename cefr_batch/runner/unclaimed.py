@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from cefr_batch.runner.submission import claim_as, read_spec
 from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler, get_scheduler
 from cefr_batch.store import Store
 from cefr_batch.store.datasets import store_dataset
+
+log = logging.getLogger(__name__)
 
 
 def render_unclaimed(
@@ -34,7 +37,10 @@ def render_unclaimed(
     found.problems += notice_problems(specs, scheduler, found)
     if not scheduler.sees_files:
         found.problems += [problem for spec in specs for problem in _file_problems(spec)]
+    checks = found.get(scheduler.check_settings, dict.fromkeys(spec.backend for spec in specs))
     found.raise_if_any()
+    for check in checks or []:
+        log.warning("%s", check.problem)
     runs = {unclaimed_name(spec): spec for spec in specs}
     jobs = tuple(JobSpec(run, store.url, spec.resources.gpus, _as_json(spec)) for run, spec in runs.items())
     group = JobGroup(jobs, report_url(store, scheduler, list(runs)))

@@ -224,6 +224,10 @@ class Scheduler(ABC, Generic[R]):
     def backends(self) -> Sequence[str]:
         """The training backends that its jobs can use, the preferred one first."""
 
+    def check_settings(self, backends: Iterable[str]) -> list[Check]:
+        """What the site's settings alone show to be wrong for jobs with these training backends; part of ``check``. Pure."""
+        return []
+
     @abstractmethod
     def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         """Whether jobs with these training backends and this store can run here, every problem at once.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Annotated, Generic, Protocol, TypeVar
 
@@ -14,11 +15,13 @@ from typing_extensions import override
 from cefr_batch.config.layers import Layers, settings_files, settings_folders
 from cefr_batch.config.schema import NOTIFY_VARIABLE, NotifySpec
 from cefr_batch.errors import Problem, SpecError
-from cefr_batch.schedulers.base import Scheduler
+from cefr_batch.schedulers.base import Check, Scheduler
 from cefr_batch.schedulers.draft import DraftSetting
 from cefr_batch.schedulers.secrets import looks_secret
 
 log = logging.getLogger(__name__)
+
+_FOR_CPUS = re.compile(r"(?<![a-z0-9])cpu(?![a-z0-9])", re.IGNORECASE)
 
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R")
@@ -143,6 +146,25 @@ def seconds_of(time: str) -> int:
     days, _, clock = time.rpartition("-")
     hours, minutes, seconds = (int(part) for part in clock.split(":"))
     return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds
+
+
+def check_image(where: str, image: str, backends: Iterable[str], *, has_gpu: bool) -> Iterator[Check]:
+    """Whether jobs in a container find Unsloth there. Of an image only the name is known: that of the one for CPUs, which
+    has no Unsloth, ends with ``-cpu``. Unsloth trains without a GPU too, where it is installed.
+
+    ``where``: the site file and the setting of the image, for messages; ``has_gpu``: whether jobs may get a GPU.
+    """
+    if "unsloth" not in backends:
+        return
+    what, remedy = "backend unsloth", "set `backend: peft` in the site file, or --set backend=peft"
+    if _FOR_CPUS.search(image.partition("@")[0].rpartition("/")[2]):
+        problem = f"{image} is by its name an image for CPUs, which has no Unsloth, and jobs would train with Unsloth"
+        yield Check(
+            what, f"{where}: {problem}; {remedy}, or name an image that has it (the one with -cuda)", opinion=True
+        )
+    elif not has_gpu:
+        problem = f"jobs get no GPU and would train with Unsloth, which {image} may not have: images for CPUs do not"
+        yield Check(what, f"{where}: {problem}; {remedy}", warning=True)
 
 
 def refuse_secrets(environment: dict[str, str], instead: str) -> None:

@@ -7,8 +7,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from cefr_batch.errors import UsageError
-from cefr_batch.store.base import ObjectInfo, Store, to_json
+from cefr_batch.errors import CefrBatchError, UsageError
+from cefr_batch.store.base import ObjectInfo, Store, StoreKeys, to_json
 
 DEFAULT_STORE = "./runs"
 
@@ -16,8 +16,10 @@ __all__ = [
     "DEFAULT_STORE",
     "ObjectInfo",
     "Store",
+    "StoreKeys",
     "below",
     "open_store",
+    "own_keys",
     "same_store",
     "store_folder",
     "to_json",
@@ -38,6 +40,19 @@ def open_store(url: str) -> Store:
     from cefr_batch.store.local import LocalStore
 
     return LocalStore(folder)
+
+
+def own_keys(url: str) -> StoreKeys | None:
+    """The keys with which this process opens the store: from the environment, or wherever its client finds them; None where
+    there are none, as of a folder, or where they cannot be had. May block for a few seconds."""
+    if urlsplit(url).scheme != "s3":
+        return None
+    try:
+        from cefr_batch.store.s3 import found_keys
+
+        return found_keys(url)
+    except CefrBatchError:  # why: the check of the store says it
+        return None
 
 
 def below(url: str, name: str) -> str:

@@ -43,7 +43,7 @@ from cefr_batch.errors import (
     UsageError,
 )
 from cefr_batch.files import sha256_file
-from cefr_batch.store.base import ObjectInfo, Store, check_key
+from cefr_batch.store.base import ObjectInfo, Store, StoreKeys, check_key
 from cefr_batch.store.transfer import PART_BYTES
 
 try:
@@ -91,6 +91,14 @@ class _Connection:
 
     client: Any = field(repr=False)
     credentials: Any = field(repr=False)
+
+
+def found_keys(url: str) -> StoreKeys | None:
+    """The keys that a connection to this store would start with; None if there are none. Raises ``StoreError``."""
+    with translated(urlsplit(url).hostname or "", "", ""):
+        found = botocore.session.get_session().get_credentials()
+        frozen = found and found.get_frozen_credentials()
+    return StoreKeys(frozen.access_key, frozen.secret_key, frozen.token or "") if frozen else None
 
 
 class S3Store(Store):

@@ -13,6 +13,7 @@ from typing import Any
 import huggingface_hub.constants
 import psutil
 import pytest
+from support.api_stand_in import running_api
 
 from cefr_batch.store.local import LocalStore
 
@@ -111,3 +112,26 @@ def test_a_site_that_is_not_there(cefr_batch: Run) -> None:
     result = cefr_batch("doctor", "--cluster", "slurm/nowhere")
     assert result.code == 2
     assert "sites known: cpu, default" in result.err
+
+
+def test_a_clusters_list_says_which_machine_a_check_was_of_and_no_name_twice(
+    cefr_batch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    """The backend that is checked is that of the run's settings, not the one that the site prefers."""
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("CEFR_BATCH_K8S", str(tmp_path))
+    (tmp_path / "default.yaml").write_bytes((Path(__file__).parents[2] / "k8s" / "default.yaml").read_bytes())
+    (tmp_path / "here.yaml").write_text("extends: default\ngpus: 0\nnode_affinity: []\nimage: r/cefr-batch:1-cpu\n")
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "eA==")
+    arguments = ("doctor", "--cluster", "k8s/here", "--store", "s3://bucket/prefix", *settings(tiny_model))
+    with running_api(tmp_path / "kubeconfig") as api:
+        api.add("/api/v1/namespaces", {"metadata": {"name": "team"}})
+        api.add("/api/v1/namespaces/team/secrets", {"metadata": {"name": "cefr-batch-store"}, "data": keys})
+        monkeypatch.setattr("cefr_batch.store.s3.S3Store.check", lambda store: None)
+        monkeypatch.setattr("cefr_batch.schedulers.k8s.checks.own_keys", lambda url: None)
+        assert "WRONG    backend unsloth: k8s/here.yaml: image: r/cefr-batch:1-cpu is by" in cefr_batch(*arguments).out
+        api.refused = {"GET /api/v1/namespaces/team/secrets": 403}
+        well = cefr_batch(*arguments, "--set", "backend=peft")
+    assert well.code == 0, well.out
+    assert "maybe    secret cefr-batch-store: not checked, you may not read it" in well.out
+    assert f"ok       model {tiny_model} (on this machine; what pods have was not checked)\n" in well.out

@@ -156,6 +156,22 @@ def test_without_network_and_credentials_the_same_settings_give_the_same_bytes(c
 
 
 @pytest.mark.slow
+def test_an_image_without_the_runs_backend_is_a_warning_and_the_manifest_is_printed(
+    cut_off: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "k8s").mkdir()
+    (tmp_path / "k8s" / "mine.yaml").write_text("extends: default\nimage: r.example.org/cefr-batch:1-cpu\ngpus: 0\n")
+    arguments = ("render", "--level", "A1", "--cluster", "k8s/mine", "--store", "s3://bucket/prefix")
+    told = cut_off(*arguments)
+    assert told.returncode == 0, told.stderr
+    assert "k8s/mine.yaml: image: r.example.org/cefr-batch:1-cpu is by its name an image for CPUs" in told.stderr
+    well = cut_off(*arguments, "--set", "backend=peft")
+    assert "image for CPUs" not in well.stderr
+    assert "kind: Job" in well.stdout
+
+
+@pytest.mark.slow
 def test_data_that_only_this_machine_has_needs_a_claim(cut_off: Run, tmp_path: Path) -> None:
     (tmp_path / "my.csv").write_text("word,sentence\n")
     words = ("render", "--level", "B1", "--cluster", "k8s", "--store", "s3://bucket/prefix")

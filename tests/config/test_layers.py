@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
 from cefr_batch.config.layers import Layers
 from cefr_batch.config.schema import StrictModel
@@ -14,6 +16,53 @@ from cefr_batch.errors import SpecError
 class _Site(StrictModel):
     job_mode: str = "separate"
     keep_days: int = 1
+
+
+class _Rule(StrictModel):
+    key: str = ""
+
+
+class _Kinds(StrictModel):
+    """A setting of each type."""
+
+    text: Annotated[str, Field(min_length=1)] = "x"
+    whole: int = 1
+    number: float = 1.0
+    switch: bool = True
+    words: Annotated[list[str], Field(min_length=1)] = Field(default_factory=list)
+    rules: list[_Rule] = Field(default_factory=list)
+    part: _Rule = _Rule()
+    variables: dict[str, str] = Field(default_factory=dict)
+    maybe: list[str] | None = None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("text", 1, "must be text (got 1)"),
+        ("text", "", "must not be empty (got '')"),
+        ("whole", 1.5, "must be a whole number (got 1.5)"),
+        ("whole", "x", "must be a whole number (got 'x')"),
+        ("number", "x", "must be a number (got 'x')"),
+        ("switch", "maybe", "must be true or false (got 'maybe')"),
+        ("words", {}, "must be a list (got {})"),
+        ("words", "x", "must be a list (got 'x')"),
+        ("words", [], "must not be empty (got [])"),
+        ("maybe", {}, "must be a list (got {})"),
+        ("rules", ["x"], "must be a mapping (key: value) (got 'x')"),
+        ("part", "x", "must be a mapping (key: value) (got 'x')"),
+        ("variables", [], "must be a mapping (key: value) (got [])"),
+    ],
+)
+def test_a_value_of_another_type_is_told_in_words_and_not_in_those_of_a_library(
+    key: str, value: object, said: str
+) -> None:
+    layers = Layers(_Kinds)
+    layers.add_settings({key: value}, "site.yaml")
+    with pytest.raises(SpecError) as told:
+        layers.resolve()
+    (problem,) = told.value.problems
+    assert str(problem).endswith(said)
 
 
 def test_a_renamed_key_is_still_read_with_a_deprecation_warning_and_both_names_together_are_a_problem(

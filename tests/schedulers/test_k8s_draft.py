@@ -73,7 +73,13 @@ def test_nodes_that_may_not_be_read_leave_context_and_namespace(
         server.refused["GET /api/v1/nodes"] = (403, "nodes is forbidden: User cannot list nodes")
         text, settings = site(tmp_path, monkeypatch)
     assert settings == {"extends": "default", "context": "here", "namespace": "team"}
-    assert "Not found out: nodes is forbidden: User cannot list nodes" in text
+    one_line = " ".join(text.replace("\n#", " ").split())
+    assert (
+        "Not found out: nodes is forbidden: User cannot list nodes; ask your cluster's administrators which GPUs"
+        in one_line
+    )
+    assert "Where no node has a GPU, write `gpus: 0`, `node_affinity: []` and `backend: peft`." in one_line
+    assert "kubectl describe nodes" not in text, "who may not list nodes may not describe them either"
     assert "# gpu: l4\n" in text
 
 
@@ -104,9 +110,20 @@ def test_without_a_kubeconfig_everything_is_a_comment(tmp_path: Path, monkeypatc
     assert "Not found out: no kubeconfig was found" in text
 
 
+def test_a_cluster_without_gpus_gets_the_image_for_cpus_and_the_backend_that_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with api(tmp_path, monkeypatch) as server:
+        server.add("/api/v1/nodes", node("a"))
+        text, settings = site(tmp_path, monkeypatch)
+    assert (settings["gpus"], settings["node_affinity"], settings["backend"]) == (0, [], "peft")
+    assert "cefr-batch:{version}-cpu" in text
+    assert "`make image-cpu`" in text
+
+
 def test_a_cluster_without_gpus_and_one_of_small_nodes_without_labels() -> None:
     found = {one.key: one.value for one in of_nodes([node("a"), node("b")])}
-    assert found == {"gpus": 0, "node_affinity": []}
+    assert found == {"gpus": 0, "node_affinity": [], "backend": "peft"}
     found = {one.key: one.value for one in of_nodes([node("a", 1, cpu="3920m", memory="15Gi")]) if one.known}
     assert (found["cpus"], found["memory"], found["node_affinity"]) == (3, "13Gi", [])
     assert "gpu" not in found

@@ -4,6 +4,7 @@ server is a stand-in, the client the real one (tests/e2e/test_k8s.py has a real 
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cefr_batch.runner.submission import start_with_report
 from cefr_batch.schedulers import Job, JobGroup, JobSpec, State
 from cefr_batch.schedulers.base import Check
 from cefr_batch.schedulers.k8s.scheduler import KubernetesScheduler
+from cefr_batch.store import own_keys
 from cefr_batch.store.local import LocalStore
 
 SITES = Path(__file__).parents[2] / "k8s"
@@ -27,7 +29,7 @@ GROUP = JobGroup(tuple(JobSpec(run, STORE) for run in RUNS), f"{STORE}/reports/r
 
 
 @pytest.fixture
-def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aws: None) -> Iterator[Api]:
     with running_api(tmp_path / "kubeconfig") as found:
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(found.kubeconfig))
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -433,7 +435,8 @@ def test_everything_that_is_wrong_is_named_at_once(api: Api, site: Callable[...,
     )  # fmt: skip
     found = "\n".join(failing(scheduler))
     for part in (
-        "in the namespace team you may not create jobs, get pods/log: ask your cluster's administrators for the Role in "
+        "in the namespace team you may not create jobs, get pods/log: the namespace may be the wrong one (`kubectl config "
+        "view --minify` shows the context's); if it is right, ask your cluster's administrators for the Role in "
         "k8s/base/submitter.yaml",
         "k8s/here.yaml: the namespace team has no Secret keys; with the keys in your shell, create it: kubectl create "
         'secret generic keys --namespace team --from-literal=AWS_ACCESS_KEY_ID="$AWS_ACCESS_KEY_ID" '
@@ -486,25 +489,43 @@ def test_what_the_server_would_refuse_is_told_in_its_words(
 
 
 @pytest.mark.parametrize(
-    ("dropped", "mode", "problem", "note"),
+    ("dropped", "mode", "problem"),
     [
-        ({"completionMode", "backoffLimitPerIndex"}, "indexed", "spec.backoffLimitPerIndex; set job_mode: jobs", ""),
-        ({"podFailurePolicy", "podReplacementPolicy"}, "jobs", "", "v1.33.0 has no spec.podReplacementPolicy: the next pod"),
-        ({"activeDeadlineSeconds"}, "jobs", "spec.activeDeadlineSeconds; use a newer cluster", ""),
+        ({"completionMode", "backoffLimitPerIndex"}, "indexed", "spec.backoffLimitPerIndex; set job_mode: jobs"),
+        ({"activeDeadlineSeconds"}, "jobs", "spec.activeDeadlineSeconds; use a newer cluster"),
     ],
-)  # fmt: skip
-def test_a_server_that_drops_what_it_does_not_know_is_refused_unless_that_is_harmless(
-    api: Api, site: Callable[..., KubernetesScheduler], dropped: set[str], mode: str, problem: str, note: str
+)
+def test_a_server_that_drops_what_jobs_need_is_refused(
+    api: Api, site: Callable[..., KubernetesScheduler], dropped: set[str], mode: str, problem: str
 ) -> None:
     """It says that all is well: an Indexed Job would be seven pods of which none knows its level."""
     api.dropped = dropped
     (found,) = [one for one in checks(site(job_mode=mode)) if one.what == "dry run of the Jobs"]
-    if problem:
-        assert found.problem.startswith(
-            "k8s/here.yaml: the server (Kubernetes v1.33.0) would accept the Jobs, but drop"
-        )
-    assert (problem in found.problem, bool(found.problem)) == (True, bool(problem))
-    assert note in found.note
+    assert found.problem.startswith("k8s/here.yaml: the server (Kubernetes v1.33.0) would accept the Jobs, but drop")
+    assert problem in found.problem
+
+
+def test_what_an_older_server_drops_is_a_warning_where_it_costs_the_user_something(
+    api: Api, site: Callable[..., KubernetesScheduler]
+) -> None:
+    """Not that a pod may start while another one stops: its job waits until that has stored its checkpoint."""
+    api.dropped = {"podFailurePolicy", "podReplacementPolicy", "ttlSecondsAfterFinished"}
+    found = {one.what: one for one in checks(site())}
+    whole = found["dry run of the Jobs"]
+    assert (whole.problem, whole.note) == (
+        "",
+        "Kubernetes v1.33.0 has no spec.podReplacementPolicy, which jobs can do without",
+    )
+    assert [one.what for one in found.values() if one.problem] == [
+        "spec.podFailurePolicy",
+        "spec.ttlSecondsAfterFinished",
+    ]
+    assert not any(one.refuses for one in found.values())
+    assert found["spec.podFailurePolicy"].problem.startswith(
+        "spec.podFailurePolicy: Kubernetes v1.33.0 does not have it, so a pod that is evicted counts as a failed one"
+    )
+    assert "kubectl delete job" in found["spec.ttlSecondsAfterFinished"].problem
+    assert "checkpoint" not in "".join(one.problem + one.note for one in found.values())
 
 
 def test_what_the_cluster_changes_is_a_warning(api: Api, site: Callable[..., KubernetesScheduler]) -> None:
@@ -569,7 +590,106 @@ def test_what_one_may_not_read_is_a_warning(api: Api, site: Callable[..., Kubern
         ("secret cefr-batch-store", True),
         ("priority class high", True),
     ]
-    assert found[1].note == "not checked: you may not read namespaces"
+    assert found[1].note == "you may not read it, but you have the rights in it that jobs need"
+
+
+def test_a_namespace_that_one_may_not_see_and_has_no_rights_in_may_be_the_wrong_one(
+    api: Api, site: Callable[..., KubernetesScheduler]
+) -> None:
+    api.refused, api.forbidden = {"GET /api/v1/namespaces/tame": 403}, {"create jobs", "list pods"}
+    _, namespace, permissions, *_ = checks(site(namespace="tame"))
+    assert (namespace.warning, namespace.problem) == (
+        True,
+        "namespace tame: not checked, you may not read namespaces",
+    )
+    assert permissions.refuses
+    assert permissions.problem.startswith(
+        "in the namespace tame you may not create jobs, list pods: the namespace may be the wrong one (`namespace` in "
+        "k8s/here.yaml names it; `kubectl config view --minify` shows the context's); if it is right, ask your"
+    )
+    api.refused = {"GET /api/v1/namespaces/team": 403}
+    told = checks(site())[2].problem
+    assert "the namespace may be the wrong one (`kubectl config view --minify` shows the context's); if it is" in told
+
+
+ID, SECRET, TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
+SHELL = {ID: "AKIAHERE", SECRET: "a-secret-of-this-shell", TOKEN: "a-token-of-this-shell"}
+NOT_TRIED = "its keys are not this shell's, and were not tried"
+IN_SECRET = "in the Secret cefr-batch-store"
+KEYS: dict[str, tuple[set[str], dict[str, str], str]] = {  # what the shell has, what differs in the Secret, what is said
+    "equal": ({ID, SECRET}, {}, ""),
+    "equal, with a token": ({ID, SECRET, TOKEN}, {}, ""),
+    "of somebody else": ({ID, SECRET}, {ID: "AKIATHERE", SECRET: "another"}, NOT_TRIED),
+    "none in the shell": (set(), {}, NOT_TRIED),
+    "mistyped": ({ID, SECRET}, {SECRET: "another"}, f"the {ID} of this shell, but not its {SECRET};"),
+    "without the token": ({ID, SECRET, TOKEN}, {TOKEN: ""}, f"the {ID} of this shell, but not its {TOKEN};"),
+    "echo": ({ID, SECRET}, {SECRET: SHELL[SECRET] + "\n"}, f"the {SECRET} {IN_SECRET} ends with a line break"),
+    "echo, of the id": ({ID, SECRET}, {ID: SHELL[ID] + "\n"}, f"the {ID} {IN_SECRET} ends with a line break"),
+    "a space": (set(), {SECRET: " another"}, "begins or ends with a space or a line break"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", KEYS)
+def test_the_keys_in_the_stores_secret_are_compared_with_those_of_this_shell_and_never_shown(
+    api: Api,
+    site: Callable[..., KubernetesScheduler],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    case: str,
+) -> None:
+    caplog.set_level("DEBUG")
+    has, other, said = KEYS[case]
+    for name, value in SHELL.items():
+        monkeypatch.setenv(name, value) if name in has else monkeypatch.delenv(name, raising=False)
+    held = {**{name: value for name, value in SHELL.items() if name in (has or {ID, SECRET})}, **other}
+    data = {name: b64encode(value.encode()).decode() for name, value in held.items()}
+    api.add("/api/v1/namespaces/team/secrets", {"metadata": {"name": "cefr-batch-store"}, "data": data})
+    found = checks(site())
+    (told,) = [one for one in found if one.what == "secret cefr-batch-store"]
+    if said in ("", NOT_TRIED):
+        assert not told.problem
+        assert told.note == "; ".join(filter(None, (f"{ID}, {SECRET}", said)))
+    else:
+        assert told.refuses
+        assert said in told.problem
+        assert (f'--from-literal={TOKEN}="${TOKEN}"' in told.problem) == (TOKEN in has)
+    everything = f"{found} {caplog.text} {own_keys(STORE)!r}"
+    for value in filter(None, (*SHELL.values(), *data.values(), *(one.strip() for one in held.values()))):
+        assert value not in everything
+
+
+def test_a_hub_token_with_a_line_break_is_the_librarys_business(
+    api: Api, site: Callable[..., KubernetesScheduler]
+) -> None:
+    """It takes it off."""
+    data = {"HF_TOKEN": b64encode(b"hf_x\n").decode()}
+    api.add("/api/v1/namespaces/team/secrets", {"metadata": {"name": "hub"}, "data": data})
+    assert failing(site(hub_secret="hub")) == []
+
+
+def test_unsloth_where_the_image_lacks_it_is_told_before_pods_find_out(
+    api: Api, site: Callable[..., KubernetesScheduler]
+) -> None:
+    def of_backend(backend: str = "unsloth", **settings: object) -> list[Check]:
+        found = site(node_affinity=[], **settings).check([backend], STORE)
+        return [one for one in found if one.what == "backend unsloth"]
+
+    for image in ("r.example.org/cefr-batch:{version}-cpu", "r:5000/cefr-batch-cpu", f"r/c:1-cpu@sha256:{'0' * 64}"):
+        for gpus in (0, 1):
+            (told,) = of_backend(image=image, gpus=gpus)
+            assert told.refuses
+            assert told.opinion, "an image of one's own may have any name"
+            assert "is by its name an image for CPUs, which has no Unsloth" in told.problem
+            assert "set `backend: peft` in the site file, or --set backend=peft, or name an image" in told.problem
+        assert of_backend("peft", image=image) == []
+    (told,) = of_backend(gpus=0)
+    assert told.warning, "Unsloth trains on the CPU, too, where it is installed"
+    assert told.problem.startswith(
+        "k8s/here.yaml: image: jobs get no GPU and would train with Unsloth, which cefr-batch:"
+    )
+    assert of_backend("peft", gpus=0) == []
+    assert of_backend() == []
+    assert of_backend(image="cpu.example.org/team-cpu/cefr-batch:1-cpux") == []
 
 
 def test_a_namespace_or_a_cluster_that_is_not_there(api: Api, site: Callable[..., KubernetesScheduler]) -> None:

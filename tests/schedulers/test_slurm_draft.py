@@ -107,7 +107,10 @@ def test_what_cannot_be_found_out_is_a_comment_that_says_why(
     assert not {"partition", "gres", "gpu", "cpus", "memory", "time", "account"} & settings.keys()
     one_line = text.replace("\n# ", " ")
     assert "Not found out: sinfo got no answer from the Slurm controller in 0.3 s" in one_line
-    assert "Not found out: sacctmgr: slurmdbd: Connection refused" in one_line
+    assert (
+        "Not found out: sacctmgr: slurmdbd: Connection refused; ask your cluster's administrators whether" in one_line
+    )
+    assert "sacctmgr show assoc" not in text, "it would fail in the same way"
     assert "# partition: gpu\n" in text
     assert "# account: my-project\n" in text
 

@@ -675,6 +675,27 @@ def test_a_python_that_cannot_train_or_start_a_job_is_reported_before_anything_i
     assert f"python: {tmp_path} cannot start a job ([Errno 13] Permission denied" in folder
 
 
+def test_an_image_without_unsloth_is_told_before_a_job_finds_out(say: Say, tmp_path: Path) -> None:
+    def of_backend(image: str, backend: str = "unsloth", **site: object) -> list[Check]:
+        container = {"runtime": "apptainer", "image": image}
+        write_cluster(say, tmp_path, container=container, **site)
+        return [one for one in SlurmScheduler("here").check([backend], "s3://b/p") if one.what == "backend unsloth"]
+
+    (by_name,) = of_backend("docker://registry.example.org/cefr-batch:1-cpu")
+    assert by_name.refuses
+    assert by_name.opinion
+    assert by_name.problem.startswith(
+        "slurm/here.yaml: container.image: docker://registry.example.org/cefr-batch:1-cpu is by"
+    )
+    assert of_backend("docker://registry.example.org/cefr-batch:1-cpu", "peft") == []
+    (without_gpu,) = of_backend("docker://registry.example.org/cpus/cefr-batch:1", gres=None)
+    assert without_gpu.warning
+    assert "jobs get no GPU and would train with Unsloth" in without_gpu.problem
+    assert of_backend("docker://registry.example.org/cpus/cefr-batch:1", gres=None, options=["--gpus=1"]) == []
+    write_cluster(say, tmp_path, gres=None)
+    assert SlurmScheduler("here").check_settings(["unsloth"]) == [], "without a container the Python itself is asked"
+
+
 @pytest.mark.skipif("+cpu" not in version("torch"), reason="this Python's torch can use a GPU")
 def test_a_torch_without_cuda_is_reported_before_a_job_waits_for_a_gpu(say: Say, tmp_path: Path) -> None:
     assert any("which cannot use a GPU; use an" in one for one in problems(say, tmp_path, check_gpu=True))

@@ -6,14 +6,17 @@ Where pods have room is the scheduler's business: a pod that waits says why, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from cefr_batch.schedulers.base import Check
 from cefr_batch.schedulers.k8s.changes import Change, changes_of
 from cefr_batch.schedulers.k8s.client import ApiError, Cluster, Object, connect
 from cefr_batch.schedulers.k8s.site import KubernetesSite
+from cefr_batch.schedulers.secrets import STORE_SECRETS
+from cefr_batch.store import StoreKeys, own_keys
 
 # What submit, status, logs, cancel and resume ask for: group, resource, subresource, verbs.
 NEEDED = (
@@ -24,19 +27,20 @@ NEEDED = (
 )
 
 
-# Fields of a Job that an older server may drop, and what is different then.
+# Fields of a Job that an older server may drop, and what that costs the user (empty: nothing).
 _DISPENSABLE = {
-    "spec.podFailurePolicy": "an eviction counts towards max_restarts, and a mistake in the settings is tried again",
-    "spec.podReplacementPolicy": "the next pod may start before the last one has stopped and stored its checkpoint, "
-    "which is then lost",
-    "spec.ttlSecondsAfterFinished": "finished Jobs stay until somebody deletes them",
+    "spec.podFailurePolicy": "a pod that is evicted counts as a failed one (max_restarts says how many may fail), and a run "
+    "with a mistake in its settings is tried as often before it fails",
+    "spec.podReplacementPolicy": "",  # the next pod's job waits for one that still stops
+    "spec.ttlSecondsAfterFinished": "finished Jobs are not removed (ttl_after_finished): delete them yourself, with "
+    "`kubectl delete job NAME`",
 }
 
 
-def check(site: KubernetesSite, site_file: str, jobs: Sequence[Object]) -> list[Check]:
+def check(site: KubernetesSite, site_file: str, store_url: str, jobs: Sequence[Object]) -> list[Check]:
     """Every check of a site, in the order of a checklist. Blocks for about fifteen requests; changes nothing.
 
-    ``site_file``: the site's file, for messages; ``jobs``: Jobs as they would be submitted.
+    ``site_file``: the site's file, for messages; ``jobs``: Jobs as they would be submitted, with this store.
     """
     try:
         cluster = connect(site.context)
@@ -45,7 +49,8 @@ def check(site: KubernetesSite, site_file: str, jobs: Sequence[Object]) -> list[
     try:
         version = cluster.version()
         reached = Check(f"context {cluster.context}", note=f"Kubernetes {version}")
-        return [reached, *_SiteChecks(cluster, version, site.namespace or cluster.namespace, site, site_file).all(jobs)]
+        namespace = site.namespace or cluster.namespace
+        return [reached, *_SiteChecks(cluster, version, namespace, site, site_file, store_url).all(jobs)]
     except ApiError as exc:
         return [Check(f"context {cluster.context}", str(exc))]
 
@@ -57,47 +62,76 @@ class _SiteChecks:
     namespace: str
     site: KubernetesSite
     site_file: str
+    store_url: str
 
     def all(self, jobs: Sequence[Object]) -> list[Check]:
-        namespace = self.namespace_exists()
-        if namespace.problem:
-            return [namespace]
-        denied, permissions = self.permissions()
-        found = [namespace, permissions, *self.secrets(), *self.named_objects(), *self.queue(), *self.nodes()]
+        exists = self.namespace_exists()
+        if exists is False:
+            return [self.namespace_check(exists, denied=[])]
+        denied = self.denied()
+        found = [
+            self.namespace_check(exists, denied),
+            self.permissions(denied),
+            *self.secrets(),
+            *self.named_objects(),
+            *self.queue(),
+            *self.nodes(),
+        ]
         if "create jobs" not in denied:
             found += [*self.jobs_accepted(jobs), self.pod_accepted(jobs[0])]
         return found
 
-    def namespace_exists(self) -> Check:
-        what = f"namespace {self.namespace}"
+    def namespace_exists(self) -> bool | None:
+        """Whether the namespace is there; None where this user may not look."""
         try:
-            there = self.cluster.read("namespace", self.namespace)
+            return self.cluster.read("namespace", self.namespace) is not None
         except ApiError as exc:
             if exc.status != 403:
                 raise
-            return Check(what, note="not checked: you may not read namespaces")
+            return None
+
+    def namespace_check(self, exists: bool | None, denied: Sequence[str]) -> Check:
+        """``denied``: what this user may not do there. Who has all rights in a namespace need not be able to see it; the dry
+        run of the Jobs finds out whether it is there."""
+        what = f"namespace {self.namespace}"
+        if exists is None and denied:
+            return Check(what, f"{what}: not checked, you may not read namespaces", warning=True)
+        if exists is not False:
+            return Check(
+                what, note="" if exists else "you may not read it, but you have the rights in it that jobs need"
+            )
         create = f"create it (kubectl create namespace {self.namespace}), or correct `namespace` in {self.site_file}"
         problem = f"the cluster of the context {self.cluster.context} has no namespace {self.namespace!r}: {create}"
-        return Check(what, "" if there else problem)
+        return Check(what, problem)
 
-    def permissions(self) -> tuple[list[str], Check]:
-        """What this user may not do, and the check that says so."""
-        granted: list[str] = []
-        denied: list[str] = []
-        for group, resource, subresource, verbs in NEEDED:
-            name = f"{resource}/{subresource}" if subresource else resource
-            for verb in verbs:
-                allowed = self.cluster.may(self.namespace, verb, group, resource, subresource)
-                (granted if allowed else denied).append(f"{verb} {name}")
+    @property
+    def where_it_is_from(self) -> str:
+        """What names the namespace, and how to see the context's."""
+        shows = "`kubectl config view --minify` shows the context's"
+        return f"`namespace` in {self.site_file} names it; {shows}" if self.site.namespace else shows
+
+    def denied(self) -> list[str]:
+        """What this user may not do of what is needed, as in ``create jobs``."""
+        return [
+            _right(verb, resource, subresource)
+            for group, resource, subresource, verbs in NEEDED
+            for verb in verbs
+            if not self.cluster.may(self.namespace, verb, group, resource, subresource)
+        ]
+
+    def permissions(self, denied: Sequence[str]) -> Check:
+        needed = [_right(verb, resource, part) for _, resource, part, verbs in NEEDED for verb in verbs]
         ask = "ask your cluster's administrators for the Role in k8s/base/submitter.yaml"
-        problem = f"in the namespace {self.namespace} you may not {', '.join(denied)}: {ask}"
-        return denied, Check("permissions", problem if denied else "", note=", ".join(granted))
+        may_not = f"in the namespace {self.namespace} you may not {', '.join(denied)}"
+        problem = f"{may_not}: the namespace may be the wrong one ({self.where_it_is_from}); if it is right, {ask}"
+        granted = [one for one in needed if one not in denied]
+        return Check("permissions", problem if denied else "", note=", ".join(granted))
 
     def secrets(self) -> Iterator[Check]:
         keys = self.site.secret_keys
         for name in dict.fromkeys(key.secret for key in keys):
             needed = [key.variable for key in keys if key.secret == name and not key.optional]
-            yield _unless_forbidden(f"secret {name}", partial(self.secret_problem, name, needed), ", ".join(needed))
+            yield self.secret(name, needed)
         if not self.site.storage_secret and not self.site.service_account:
             why = (
                 "neither storage_secret nor service_account is set: pods reach the store only if their nodes have "
@@ -105,17 +139,34 @@ class _SiteChecks:
             )
             yield Check("credentials for the store", f"{self.site_file}: {why}", warning=True)
 
-    def secret_problem(self, name: str, needed: Sequence[str]) -> str:
-        literals = " ".join(f'--from-literal={key}="${key}"' for key in needed)
+    def secret(self, name: str, needed: Sequence[str]) -> Check:
+        """Whether the Secret is there, with these keys and, if it is the store's, those of this shell. Shows no value."""
+        what, shown = f"secret {name}", ", ".join(needed)
+        try:
+            secret = self.cluster.read("namespaced_secret", name, self.namespace)
+        except ApiError as exc:
+            return _not_readable(what, exc)
+        of_store = name == self.site.storage_secret
+        own = self.own_keys if of_store else None
+        literals = " ".join(f'--from-literal={key}="${key}"' for key in [*needed, *_token_of(own)])
         create = f"kubectl create secret generic {name} --namespace {self.namespace} {literals}"
-        secret = self.cluster.read("namespaced_secret", name, self.namespace)
         if secret is None:
             lacks = f"the namespace {self.namespace} has no Secret {name}"
-            return f"{self.site_file}: {lacks}; with the keys in your shell, create it: {create}"
-        missing = [key for key in needed if not (secret.get("data") or {}).get(key)]
+            return Check(what, f"{self.site_file}: {lacks}; with the keys in your shell, create it: {create}")
+        held = {key: b64decode(value) for key, value in (secret.get("data") or {}).items() if value}
+        missing = [key for key in needed if key not in held]
+        wrong = f"the Secret {name} has no {', '.join(missing)}" if missing else ""
+        if of_store and not missing:
+            wrong = _wrong_keys(name, held, own)
+            shown += "" if _are_of(held, own) else "; its keys are not this shell's, and were not tried"
         again = f"kubectl delete secret {name} --namespace {self.namespace}; {create}"
-        lacks = f"the Secret {name} has no {', '.join(missing)}"
-        return f"{self.site_file}: {lacks}; with the keys in your shell, create it again: {again}" if missing else ""
+        problem = f"{self.site_file}: {wrong}; with the keys in your shell, create it again: {again}" if wrong else ""
+        return Check(what, problem, note=shown)
+
+    @cached_property
+    def own_keys(self) -> StoreKeys | None:
+        """The keys with which this process opens the store."""
+        return own_keys(self.store_url)
 
     def named_objects(self) -> Iterator[Check]:
         """Whether the other objects that the site names exist."""
@@ -194,10 +245,12 @@ class _SiteChecks:
             return
         fields = dict.fromkeys(one.field for one in changes if one.dropped)
         unknown = [field for field in fields if field not in _DISPENSABLE]
-        note = "; ".join(
-            f"{self.version} has no {name}: {_DISPENSABLE[name]}" for name in fields if name in _DISPENSABLE
-        )
+        harmless = ", ".join(field for field in fields if _DISPENSABLE.get(field) == "")
+        note = f"Kubernetes {self.version} has no {harmless}, which jobs can do without" if harmless else ""
         yield Check(what, self.drops(unknown) if unknown else "", note=note)
+        for field in fields:
+            if cost := _DISPENSABLE.get(field):
+                yield Check(field, f"{field}: Kubernetes {self.version} does not have it, so {cost}", warning=True)
         if changed := dict.fromkeys(str(one) for one in changes if not one.dropped):
             problem = f"{self.site_file}: the cluster changes what is sent: {', '.join(changed)}"
             yield Check("fields of the Jobs", f"{problem}; see its admission webhooks", warning=True)
@@ -241,11 +294,53 @@ class _SiteChecks:
         return Check(what, f"{self.site_file}: Kubernetes would refuse it ({what}): {exc}")
 
 
-def _unless_forbidden(what: str, find_problem: Callable[[], str], note: str = "") -> Check:
+def _unless_forbidden(what: str, find_problem: Callable[[], str]) -> Check:
     """The check's result; a warning where this user may not look."""
     try:
-        return Check(what, find_problem(), note=note)
+        return Check(what, find_problem())
     except ApiError as exc:
-        if exc.status != 403:
-            raise
-        return Check(what, f"{what}: not checked, you may not read it: {exc}", warning=True)
+        return _not_readable(what, exc)
+
+
+def _not_readable(what: str, exc: ApiError) -> Check:
+    """The check of what this user may not read. Raises any other error again."""
+    if exc.status != 403:
+        raise exc
+    return Check(what, f"{what}: not checked, you may not read it: {exc}", warning=True)
+
+
+def _right(verb: str, resource: str, subresource: str) -> str:
+    return f"{verb} {resource}/{subresource}" if subresource else f"{verb} {resource}"
+
+
+# The store's keys in a Secret. None of their values is ever shown.
+
+_ID, _SECRET, _TOKEN = STORE_SECRETS
+
+
+def _token_of(own: StoreKeys | None) -> list[str]:
+    return [_TOKEN] if own and own.session_token else []
+
+
+def _are_of(held: Mapping[str, bytes], own: StoreKeys | None) -> bool:
+    """Whether a Secret's keys are meant to be these."""
+    return own is not None and held[_ID] == own.access_key_id.encode()
+
+
+def _wrong_keys(name: str, held: Mapping[str, bytes], own: StoreKeys | None) -> str:
+    """Why the store would not accept a Secret's keys, as far as that can be told; else empty."""
+    for key in STORE_SECRETS:
+        value = held.get(key, b"")
+        if value != value.strip():
+            line = value.endswith((b"\n", b"\r"))
+            how = "ends with a line break" if line else "begins or ends with a space or a line break"
+            return f"the {key} in the Secret {name} {how}, so no store would accept it"
+    if own is None or not _are_of(held, own):
+        return ""
+    expected = {_SECRET: own.secret_access_key, _TOKEN: own.session_token}
+    others = [key for key, value in expected.items() if held.get(key, b"") != value.encode()]
+    return (
+        f"the Secret {name} has the AWS_ACCESS_KEY_ID of this shell, but not its {' and '.join(others)}"
+        if others
+        else ""
+    )

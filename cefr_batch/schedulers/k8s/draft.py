@@ -30,9 +30,11 @@ def draft() -> list[DraftSetting]:
         return [
             *unknown(str(exc), context="my-cluster", namespace="my-namespace"),
             *_image(),
-            *_unknown_nodes(str(exc)),
+            *_unknown_nodes(f"{exc}; `kubectl describe nodes` shows GPUs, labels and taints"),
         ]
-    return [*_of_context(cluster), *_image(), *_of_nodes(cluster)]
+    nodes = _of_nodes(cluster)
+    no_gpus = any(one.known and one.key == "gpus" and one.value == 0 for one in nodes)
+    return [*_of_context(cluster), *_image("cpu" if no_gpus else "cuda"), *nodes]
 
 
 def _of_context(cluster: Cluster) -> Iterator[DraftSetting]:
@@ -43,22 +45,27 @@ def _of_context(cluster: Cluster) -> Iterator[DraftSetting]:
     yield DraftSetting("namespace", cluster.namespace, "Its namespace.")
 
 
-def _image() -> list[DraftSetting]:
-    where = "which registry your nodes pull from. Push the image there (`make image`), and name it."
-    return unknown(where, image="registry.example.org/cefr-batch:{version}-cuda")
+def _image(target: str = "cuda") -> list[DraftSetting]:
+    make = "make image" if target == "cuda" else f"make image-{target}"
+    where = f"which registry your nodes pull from. Push the image there (`{make}`), and name it."
+    return unknown(where, image=f"registry.example.org/cefr-batch:{{version}}-{target}")
 
 
 def _of_nodes(cluster: Cluster) -> list[DraftSetting]:
     try:
         nodes = within(_SECONDS, f"the API server of the context {cluster.context}", cluster.nodes)
     except SchedulerError as exc:
-        return _unknown_nodes(str(exc))
+        if isinstance(exc, ApiError) and exc.status == 403:
+            return _unknown_nodes(
+                f"{exc}; ask your cluster's administrators which GPUs its nodes have, and their labels"
+            )
+        return _unknown_nodes(f"{exc}; `kubectl describe nodes` shows GPUs, labels and taints")
     return list(of_nodes(nodes))
 
 
 def _unknown_nodes(why: str) -> list[DraftSetting]:
-    hint = "`kubectl describe nodes` shows GPUs, labels and taints"
-    return unknown(f"{why}; {hint}", gpus=1, gpu="l4", node_selector={_PRODUCTS[0]: "NVIDIA-L4"})
+    without = "Where no node has a GPU, write `gpus: 0`, `node_affinity: []` and `backend: peft`"
+    return unknown(f"{why}. {without}.", gpus=1, gpu="l4", node_selector={_PRODUCTS[0]: "NVIDIA-L4"})
 
 
 def of_nodes(nodes: Sequence[Object]) -> Iterator[DraftSetting]:
@@ -67,6 +74,7 @@ def of_nodes(nodes: Sequence[Object]) -> Iterator[DraftSetting]:
     if not with_gpus:
         yield DraftSetting("gpus", 0, f"None of the {len(nodes)} nodes offers a GPU, so jobs train on the CPU.")
         yield DraftSetting("node_affinity", [], "")
+        yield DraftSetting("backend", "peft", "The image for CPUs (`make image-cpu`) has no Unsloth.")
         return
     kinds = Counter(_kind(node) for node in with_gpus)
     (chosen, _), *others = kinds.most_common()

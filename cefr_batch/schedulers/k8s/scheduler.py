@@ -22,7 +22,7 @@ from cefr_batch.schedulers.k8s.client import IN_CLUSTER, ApiError, Cluster, Obje
 from cefr_batch.schedulers.k8s.manifest import CONTAINER, MANAGED, STORE, JobName, KubernetesRequest, render, runs_of
 from cefr_batch.schedulers.k8s.site import KubernetesSite, load_site
 from cefr_batch.schedulers.k8s.status import ended_indexes, explained_by, finished, in_queue, index_of, is_lost, observe
-from cefr_batch.schedulers.sites import SiteScheduler
+from cefr_batch.schedulers.sites import SiteScheduler, check_image
 from cefr_batch.store import below
 
 log = logging.getLogger(__name__)
@@ -175,12 +175,16 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
         return request.yaml().rstrip("\n")
 
     @override
+    def check_settings(self, backends: Iterable[str]) -> list[Check]:
+        return list(check_image(f"{self.site_file}: image", self.site.image, backends, has_gpu=self.site.gpus > 0))
+
+    @override
     def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         from cefr_batch.schedulers.k8s.checks import check
 
         specs = tuple(JobSpec(run, store_url) for run in ("cefr-batch-check", "cefr-batch-check-2"))
         request = self.render(JobGroup(specs, below(store_url, "reports/cefr-batch-check")))
-        return check(self.site, self.site_file, request.objects)
+        return [*check(self.site, self.site_file, store_url, request.objects), *self.check_settings(backends)]
 
     @override
     def submit(self, request: KubernetesRequest) -> list[str]:

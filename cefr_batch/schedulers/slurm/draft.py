@@ -128,15 +128,18 @@ def _seconds(limit: str) -> int | None:
 
 
 def _of_account() -> list[DraftSetting]:
-    look = "`sacctmgr show assoc user=$USER` lists your accounts; where there are none, leave this out"
+    look = "`sacctmgr show assoc user=$USER` lists your accounts"
+    ask = "ask your cluster's administrators whether jobs need an account; if not, leave this out"
     command = ("sacctmgr", "--noheader", "--parsable2", "show", "user", "name=" + getpass.getuser(), "withassoc")
     try:
         text = client.Slurm().run(*command, "format=DefaultAccount,Account,QOS", timeout=_SECONDS)
     except SchedulerError as exc:
-        return unknown(f"{exc}; {look}", account="my-project")
+        return unknown(f"{exc}; {ask}", account="my-project")
     accounts, qos = associations(text)
     if not accounts:
-        return unknown(f"sacctmgr shows no account of yours; {look}.", account="my-project")
+        return unknown(
+            f"sacctmgr shows no account of yours; {look}; where there are none, leave this out.", account="my-project"
+        )
     why = f"Your accounts (sacctmgr): {', '.join(accounts)}." if len(accounts) > 1 else "Your only account (sacctmgr)."
     more = f" You may set `qos` too: {', '.join(qos)}." if len(qos) > 1 else ""
     return [DraftSetting("account", accounts[0], why + more)]

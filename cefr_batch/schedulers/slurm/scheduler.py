@@ -21,7 +21,7 @@ from cefr_batch.errors import SchedulerError, SpecError
 from cefr_batch.schedulers.base import Check, Job, JobGroup, JobSpec, Observation, State
 from cefr_batch.schedulers.draft import DraftSetting
 from cefr_batch.schedulers.secrets import as_json, is_job_secret, secrets
-from cefr_batch.schedulers.sites import SiteScheduler
+from cefr_batch.schedulers.sites import SiteScheduler, check_image
 from cefr_batch.schedulers.slurm import client
 from cefr_batch.schedulers.slurm.client import JobKey, QueueEntry, Slurm
 from cefr_batch.schedulers.slurm.job import STOPPED, SlurmJob
@@ -105,6 +105,13 @@ class SlurmScheduler(SiteScheduler[SlurmRequest, SlurmSite]):
         return "\n".join(_lines(request, self.site.jobs))
 
     @override
+    def check_settings(self, backends: Iterable[str]) -> list[Check]:
+        if self.site.container.runtime == "none":  # the Python that jobs use is asked
+            return []
+        where, has_gpu = f"{self.site_file}: container.image", self.site.gpus != 0
+        return list(check_image(where, str(self.site.container.image), backends, has_gpu=has_gpu))
+
+    @override
     def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         from cefr_batch.schedulers.slurm.checks import check
 
@@ -113,14 +120,14 @@ class SlurmScheduler(SiteScheduler[SlurmRequest, SlurmSite]):
         def script() -> str:
             return render(self.site, group).scripts[0].text
 
-        site, host = self.site, self.site.host
+        site, host, wanted = self.site, self.site.host, tuple(backends)
         try:
-            found = check(self._at(host).slurm, site, self.site_file, store_url, backends, script)
+            found = check(self._at(host).slurm, site, self.site_file, store_url, wanted, script)
         except SchedulerError as exc:
             if host and client.is_silent(exc):
                 return [Check(f"host {host}", str(exc))]
             raise
-        return [*([Check(f"host {host}")] if host else []), *found]
+        return [*([Check(f"host {host}")] if host else []), *found, *self.check_settings(wanted)]
 
     @override
     def submit(self, request: SlurmRequest) -> list[str]:
