@@ -109,7 +109,10 @@ def test_a_submitter_that_died_between_claim_and_start_leaves_a_run_that_was_nev
     run = claim_one(store)
     (state,) = run_states(store, [run])
     assert state.state is State.UNKNOWN
-    assert state.reason == f"never started; `cefr-batch resume {run} --cluster NAME` starts it"
+    assert (
+        state.reason
+        == f"never started; apply what `render` printed, or start it by `cefr-batch resume {run} --cluster NAME`"
+    )
 
 
 def test_start_records_the_handle_of_the_process_that_it_started(store: LocalStore, folder: Path) -> None:
