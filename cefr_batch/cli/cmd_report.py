@@ -10,7 +10,7 @@ import click
 from cefr_batch.cli.options import json_option, runs_options, session_option
 from cefr_batch.errors import StoreError, UsageError
 from cefr_batch.runner import Session
-from cefr_batch.runner.selection import check_run_name, parse_levels
+from cefr_batch.runner.selection import check_run_name, levels_to_report
 from cefr_batch.schedulers.base import QUEUED_SECONDS
 
 FORMATS = ("md", "html", "json", "csv")
@@ -110,7 +110,7 @@ def command(
     if wait_seconds:
         named = _wait(session, named, wait_seconds, queued_seconds)
     chosen = session.find(named) if named else []
-    report = make_report(session.store, runs=chosen, levels=parse_levels(levels))
+    report = make_report(session.store, runs=chosen, levels=levels_to_report(session.store, levels))
     if out:
         files = write_files(report, out, formats, language)
         if not as_json:

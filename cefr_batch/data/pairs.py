@@ -99,9 +99,20 @@ def _pair_warnings(pair: Pair, earlier: str | None) -> Iterator[tuple[str, str]]
     if earlier:
         yield "repeats an earlier pair, which is used once", earlier
     if not uses_word(pair.sentence, pair.word):
-        yield "the word is not in its sentence", f"{pair.word!r} in {pair.sentence!r}"
+        yield "the word is not in its sentence; the pair is used as it is", f"{pair.word!r} in {pair.sentence!r}"
+    elif _capital_by_chance(pair):
+        yield "the word has a capital letter that its sentence has not; it is used as it is", repr(pair.word)
     if _NUMBER.match(pair.sentence):
         yield "the sentence begins with a number, but examples number it anyway; remove it", repr(pair.sentence)
+
+
+def _capital_by_chance(pair: Pair) -> bool:
+    """As a spreadsheet gives one to the first word of a cell."""
+    small = pair.word[:1].lower() + pair.word[1:]
+    if small == pair.word:
+        return False
+    inside = set(re.findall(r"\w+", pair.sentence))
+    return small.split()[0] in inside and pair.word.split()[0] not in inside
 
 
 def _pair(record: Any) -> Pair:

@@ -77,12 +77,24 @@ def read_submissions(path: Path, problems: list[Problem]) -> list[RaterSubmissio
             problems.extend([problem] if problem not in problems else [])
             continue
         form = row.cell("form")
-        if (form, rater) not in submissions:
-            qualification = _choice(row, "qualification", _QUALIFICATIONS, row.where, problems)
-            submissions[form, rater] = RaterSubmission(str(path), form, rater, qualification)
-        submission = submissions[form, rater]
+        qualification = _qualification(row, problems)
+        submission = submissions.get((form, rater)) or RaterSubmission(str(path), form, rater, qualification)
+        if qualification and submission.qualification is None:  # it need not be in each row
+            submission.qualification = qualification
+        elif qualification and qualification != submission.qualification:
+            what = f"{qualification} is another than {submission.qualification}, which rater {rater} has before"
+            problems.append(Problem(f"{row.where}, qualification", f"{what}; keep one"))
+        submissions[form, rater] = submission
         _add(submission, row, problems)
     return list(submissions.values())
+
+
+def _qualification(row: _Row, problems: list[Problem]) -> Qualification | None:
+    """Of a row; a JSON file has one for all, of which each problem is told once."""
+    found: list[Problem] = []
+    value = _choice(row, "qualification", _QUALIFICATIONS, row.where, found)
+    problems.extend(one for one in found if one not in problems)
+    return value
 
 
 def named(item: str) -> str:

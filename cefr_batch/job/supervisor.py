@@ -279,7 +279,12 @@ class Supervisor:
 
     def _end(self, state: Literal["PREEMPTED", "FAILED"], message: str, *, paused: bool = False) -> None:
         """Store everything there is, then say how it ended. A store that fails here must not hide the first failure."""
-        level, said = (logging.INFO, "PAUSED") if paused else (logging.ERROR, state)
+        level, said = (
+            logging.ERROR,
+            "STOPPED" if state == "PREEMPTED" else state,
+        )  # cancelled or preempted, status knows
+        if paused:
+            level, said = logging.INFO, "PAUSED"
         log.log(level, "cefr-batch: %s: %s", said, message)
         if self._lease.lost:
             return

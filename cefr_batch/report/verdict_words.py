@@ -76,6 +76,11 @@ _NEARER_TO_ANOTHER = {
 }
 
 
+ENOUGH_PERCENT = (
+    80.0  # of the words used, and of the answers in the format; below, a verdict on the level alone misleads
+)
+
+
 def title(card: Card, t: ReportLanguage) -> Markdown:
     """The verdict in a few words."""
     if card.verdict is Verdict.NO_RUN:
@@ -99,13 +104,14 @@ def line(card: Card, t: ReportLanguage) -> Markdown:
                 limits=_limits(gap, t),
             )
         )
-    return joined([*parts, *_rough(card, t), *_gain(card, t)], " ")
+    return joined([*parts, *_lacking(card, t), *_rough(card, t), *_gain(card, t)], " ")
 
 
 def sentences(card: Card, t: ReportLanguage) -> list[Markdown]:
     """What was measured, what follows from it, and what training gained."""
     figures = card.figures
-    found = [*([_measured(card, t)] if figures and figures.written else []), _conclusion(card, t), *_rough(card, t)]
+    found = [*([_measured(card, t)] if figures and figures.written else []), _conclusion(card, t)]
+    found += [*_lacking(card, t), *_alike(card, t), *_rough(card, t)]
     if figures and figures.gap and figures.gap.wasserstein.low is not None:
         distance = figures.gap.wasserstein
         found.append(
@@ -127,6 +133,35 @@ def _rough(card: Card, t: ReportLanguage) -> list[Markdown]:
     if answers >= FEW_UNITS:
         return []
     return [t("This rests on only {n} answers, so it is rough: others may give another verdict.", n=t.count(answers))]
+
+
+def _alike(card: Card, t: ReportLanguage) -> list[Markdown]:
+    """The levels that the verdict does not tell from the model's own."""
+    return [
+        t(
+            "Sentences of {other} measure less than half a level from those of {level}, so this cannot tell the two apart.",
+            other=other,
+            level=card.entry.level,
+        )
+        for other in card.alike
+    ]
+
+
+def _lacking(card: Card, t: ReportLanguage) -> list[Markdown]:
+    """Whether the tuned model fails at the task itself, whatever the level of its sentences; nothing without answers."""
+    written = card.entry.result and card.entry.result.metrics.generation
+    if not written:
+        return []
+    after = written.tuned.greedy
+    found = []
+    if after.words_used_percent is not None and after.words_used_percent < ENOUGH_PERCENT:
+        found.append(
+            t("**It uses only {share} of the words that it was given.**", share=t.percent(after.words_used_percent))
+        )
+    if after.well_formed_percent is not None and after.well_formed_percent < ENOUGH_PERCENT:
+        share = t.percent(after.well_formed_percent)
+        found.append(t("**Only {share} of its answers have the format of the examples.**", share=share))
+    return found
 
 
 def _kept(card: Card, t: ReportLanguage) -> list[Markdown]:

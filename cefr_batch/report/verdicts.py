@@ -59,7 +59,8 @@ class Gain:
 @dataclass(frozen=True)
 class Card:
     """What a report opens with, for one level. ``figures``: of the tuned model; ``nearest``: the level whose sentences
-    measure most like the model's, where that is another than its own; ``gain`` is None without figures."""
+    measure most like the model's, where that is another than its own; ``alike``: the levels whose sentences measure less
+    than half a level from those of its own; ``gain`` is None without figures."""
 
     label: str
     entry: Entry
@@ -68,6 +69,7 @@ class Card:
     untrained: LevelFigures | None = None
     nearest: str | None = None
     gain: Gain | None = None
+    alike: tuple[str, ...] = ()
 
 
 def cards(report: Report, comparison: Comparison) -> list[Card]:
@@ -83,10 +85,14 @@ def _card(report: Report, entry: Entry, gains: Mapping[str, Gain]) -> Card:
     levels = entry.result.levels or WrittenLevels()
     figures, untrained = _greedy(levels.tuned), _greedy(levels.baseline)
     verdict = judge(figures)
-    nearest = None
-    if verdict in (Verdict.BELOW, Verdict.ABOVE) and figures and figures.written:
-        nearest = _nearest(figures.written.mean.value, _typical_means(report), entry.level)
-    return Card(label, entry, verdict, figures, untrained, nearest, gains[label])
+    nearest, alike = None, tuple[str, ...]()
+    if figures and figures.written and figures.gap and verdict is not Verdict.TOO_FEW:
+        known = _typical_means(report)
+        if verdict in (Verdict.BELOW, Verdict.ABOVE):
+            nearest = _nearest(figures.written.mean.value, known, entry.level)
+        own = known[entry.level]
+        alike = tuple(level for level in sorted(known) if level != entry.level and abs(known[level] - own) < HALF)
+    return Card(label, entry, verdict, figures, untrained, nearest, gains[label], alike)
 
 
 def _nearest(mean: float, known: Mapping[str, float], own: str) -> str | None:

@@ -88,8 +88,10 @@ def _nothing(report: Report) -> str:
         return f"there are no runs in {report.store}; `cefr-batch submit` starts some"
     what = []
     for entry in report.entries:
-        reason = f" ({entry.reason.splitlines()[0]})" if entry.reason else ""
-        what.append(f"{entry.newest or entry.level} is {entry.state}{reason}")
+        counts = [one for one in entry.passed if one.run == entry.newest or not one.settled]
+        found = [(one.run, one.state.value, one.reason) for one in counts]
+        for name, state, why in found or [(entry.newest or entry.level, entry.state, entry.reason)]:
+            what.append(f"{name} is {state}{f' ({why.splitlines()[0]})' if why else ''}")
     return f"no complete run to report in {report.store}: {'; '.join(what)}"
 
 

@@ -60,6 +60,20 @@ def find_runs(
     return list(dict.fromkeys(found))
 
 
+def levels_to_report(store: Store, values: Iterable[str]) -> list[str]:
+    """As ``parse_levels``, but of ``all`` levels those that have a run. Raises ``UsageError``, and ``NotFound`` for ``all``
+    of a store without runs."""
+    names = [name.strip().lower() for value in values for name in value.split(",")]
+    levels = parse_levels(name for name in names if name != EVERY_LEVEL)
+    if EVERY_LEVEL not in names:
+        return levels
+    there = {layout.run_level(run) for run in all_runs(store)}
+    found = [level for level in parse_levels([EVERY_LEVEL]) if level in there or level in levels]
+    if not found:
+        raise NotFound(no_runs(store))
+    return found
+
+
 def check_run_name(run: str, hint: str = "") -> None:
     """Raise ``UsageError``, ending with the hint, unless this can be the name of a run."""
     if not layout.is_run_name(run):

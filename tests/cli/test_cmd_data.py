@@ -80,7 +80,7 @@ def test_check_tells_each_problem_once(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.splitlines() == [
         f"{file}: 50 sentence pairs, 1 error, 1 warning",
         "  error: the sentence is empty; 50 times, at line 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …",
-        "  warning: the word is not in its sentence; 50 times, at line "
+        "  warning: the word is not in its sentence; the pair is used as it is; 50 times, at line "
         + ", ".join(f"{52 + n} ('cat' in 'A dog {n}.')" for n in range(10))
         + ", …",
     ]

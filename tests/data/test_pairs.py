@@ -142,6 +142,20 @@ def test_bad_pairs_are_named_by_place_and_reason(tmp_path: Path, name: str, text
     assert str(caught.value).startswith(f"{file}: {reason}")
 
 
+def test_a_capital_letter_that_a_spreadsheet_made_is_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.csv"
+    rows = [
+        "Dictionary,Look it up in a dictionary.",
+        "Monday,On Monday we rest.",
+        "bus,The bus is late.",
+        "Bus,Bus tickets are cheap.",
+    ]
+    file.write_text("\n".join(["word,sentence", *rows]))
+    (warning,) = check_file(file).diagnostics.warnings
+    what = "the word has a capital letter that its sentence has not; it is used as it is"
+    assert str(warning) == f"{file}: line 2: {what} ('Dictionary')"
+
+
 def test_repeated_pairs_and_lost_words_are_only_warnings(tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     file.write_text("word,sentence\ncat,A cat.\ncat,A cat.\ndog,A horse.\n")
@@ -149,7 +163,7 @@ def test_repeated_pairs_and_lost_words_are_only_warnings(tmp_path: Path) -> None
     assert (found.good, found.diagnostics.errors) == (3, [])
     assert [str(warning) for warning in found.diagnostics.warnings] == [
         f"{file}: line 3: repeats an earlier pair, which is used once (line 2)",
-        f"{file}: line 4: the word is not in its sentence ('dog' in 'A horse.')",
+        f"{file}: line 4: the word is not in its sentence; the pair is used as it is ('dog' in 'A horse.')",
     ]
 
 

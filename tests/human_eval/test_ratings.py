@@ -293,6 +293,18 @@ def test_an_unknown_level_or_qualification_is_named(store: LocalStore, tmp_path:
     )
 
 
+def test_each_rows_qualification_is_checked(store: LocalStore, tmp_path: Path) -> None:
+    old = saved_csv(stored_form(store, items=4), "r1", lambda *_: 3).splitlines()
+    given = ("", "teacher", "teacherx", "student")
+    lines = [f"{old[0]},qualification", *(f"{line},{one}" for line, one in zip(old[1:], given, strict=True))]
+    problems: list[Problem] = []
+    (found,) = read_submissions(write(tmp_path, "a.csv", "\n".join(lines)), problems)
+    assert found.qualification == "teacher"
+    unknown, other = map(str, problems)
+    assert "line 4, qualification: 'teacherx' is not valid" in unknown
+    assert "line 5, qualification: student is another than teacher, which rater r1 has before; keep one" in other
+
+
 # The command line.
 
 

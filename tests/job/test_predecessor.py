@@ -96,7 +96,7 @@ def test_the_last_checkpoint_of_a_job_that_stops_is_where_the_next_begins(tiny_m
     assert f"attempt 1 of {run} is still storing its results; waiting until it has ended" in line
     assert checkpoint(store, run) == 0
     training.resume()
-    assert "PREEMPTED" in first.communicate()[0]
+    assert "STOPPED: stopped on request" in first.communicate()[0]
     last = checkpoint(store, run)
     assert last > 2
     until(lambda: step(store, run) > last)

@@ -146,11 +146,20 @@ def test_nothing_complete_says_which_runs_there_are_and_their_states(tmp_path: P
     store = LocalStore(tmp_path)
     add_unfinished(store, "llama1b-a1-unsloth-v1", "A1", "FAILED", "no space left\nmore lines")
     add_unfinished(store, "llama1b-b1-unsloth-v1", "B1", "RUNNING")
+    add_unfinished(store, "llama1b-b1-unsloth-v2", "B1", "FAILED", "cancelled by mistake")
     assert main(["report", "--store", str(tmp_path), "--json"]) == 1
     out, err = capsys.readouterr()
+    assert "llama1b-b1-unsloth-v2 is FAILED (cancelled by mistake)" in err
     assert out == ""
-    assert "llama1b-a1-unsloth-v1 is FAILED (no space left); llama1b-b1-unsloth-v1 is RUNNING" in err
+    assert "llama1b-a1-unsloth-v1 is FAILED (no space left); llama1b-b1-unsloth-v2 is" in err
+    assert "llama1b-b1-unsloth-v1 is RUNNING" in err
     assert err.count("\n") == 1
+
+
+def test_all_levels_are_those_that_have_a_run(tmp_path: Path, capsys: Captured) -> None:
+    three_levels(tmp_path)
+    assert main(["report", "--store", str(tmp_path), "--level", "all", "--format", "json"]) == 0
+    assert [one["level"] for one in json.loads(capsys.readouterr().out)["levels"]] == ["A1", "A2", "B1"]
 
 
 def test_a_level_without_a_run_alone_is_a_failure(tmp_path: Path, capsys: Captured) -> None:

@@ -16,6 +16,7 @@ from support.level_stores import add_texts, in_lists, measured_store, sentences
 from support.report_stores import A1, B1, add_complete, add_generation, three_levels
 
 from cefr_batch.evaluation.level_estimator import level_estimator
+from cefr_batch.records import layout
 from cefr_batch.records.level_figures import LevelFigures, LevelGap, TextLevels, WithInterval
 from cefr_batch.report.as_csv import report_csv
 from cefr_batch.report.as_json import report_json
@@ -44,6 +45,25 @@ def test_a_b1_model_that_writes_a1_is_called_so_first_thing(report: Report) -> N
     assert "So it writes **below its level**, by " in opening
     assert "**This model writes A1, not B1.**" in opening
     assert text.startswith("# CEFR fine-tuning results\n\n## Does each model write at its level?\n\n- **A1")
+
+
+def test_levels_whose_sentences_measure_alike_are_named(report: Report) -> None:
+    text = render(report, "md", "en").decode()
+    said = "Sentences of {} measure less than half a level from those of {}, so this cannot tell the two apart."
+    assert said.format("A1", "A2") in text
+    assert said.format("A2", "A1") in text
+    assert said.format("A2", "B1") not in text
+
+
+def test_a_model_that_does_not_do_its_task_is_said_so_beside_the_verdict(tmp_path: Path) -> None:
+    store = three_levels(tmp_path)
+    add_generation(store, RUN, "B1")
+    made = store.get_json(layout.run_key(RUN, layout.METRICS))
+    made["generation"]["tuned"]["greedy"] |= {"words_used_percent": 55.6, "well_formed_percent": 79.9}
+    store.put_json(layout.run_key(RUN, layout.METRICS), made)
+    opening = render(collect(store), "md", "en").decode().partition("## What the losses are")[0]
+    assert opening.count("**It uses only 55.6% of the words that it was given.**") == 2  # the line, and the card
+    assert opening.count("**Only 79.9% of its answers have the format of the examples.**") == 2
 
 
 def test_in_turkish_too(report: Report) -> None:
@@ -149,6 +169,7 @@ def test_a_run_without_texts_or_references_is_said_not_to_be_measured(tmp_path: 
     opening = render(collect(store), "md", "en").decode().partition("## What the losses are")[0]
     assert "**A1: no generated sentences, so not measured**" in opening
     assert "**B1: nothing to compare with**" in opening
+    assert "It uses only" not in opening
     assert "The level's evaluation sentences are not in the store" in opening
 
 
