@@ -279,13 +279,10 @@ class Supervisor:
 
     def _end(self, state: Literal["PREEMPTED", "FAILED"], message: str, *, paused: bool = False) -> None:
         """Store everything there is, then say how it ended. A store that fails here must not hide the first failure."""
-        level, said = (
-            logging.ERROR,
-            "STOPPED" if state == "PREEMPTED" else state,
-        )  # cancelled or preempted, status knows
-        if paused:
-            level, said = logging.INFO, "PAUSED"
-        log.log(level, "cefr-batch: %s: %s", said, message)
+        stopped = "STOPPED" if state == "PREEMPTED" else state  # cancelled or preempted: status knows
+        log.log(
+            logging.INFO if paused else logging.ERROR, "cefr-batch: %s: %s", "PAUSED" if paused else stopped, message
+        )
         if self._lease.lost:
             return
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cefr_batch.errors import CefrBatchError, JobsMayRun, SchedulerError, StoreError
 from cefr_batch.records import layout
+from cefr_batch.records.spec import SpecRecord
 from cefr_batch.records.submission import Submission
 from cefr_batch.runner.submission import claim, next_runs, start_with_report, unclaim
 from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler
@@ -15,6 +18,8 @@ from cefr_batch.store import Store, below
 
 if TYPE_CHECKING:
     from cefr_batch.runner.prepare import Preparation, Prepared
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ def _claim(store: Store, preparation: Preparation) -> list[str]:
     for dataset in {item.dataset.sha256: item.dataset for item in preparation.runs}.values():
         store_dataset(store, dataset)
     runs = claim(store, [(item.spec, item.dataset.sha256) for item in preparation.runs])
+    _warn_of_repeats(store, runs)
     if preparation.cross_evaluate:
         asked = cross_tasks({run: (one.spec, one.dataset) for run, one in zip(runs, preparation.runs, strict=True)})
         try:
@@ -109,3 +115,14 @@ def _claim(store: Store, preparation: Preparation) -> list[str]:
             unclaim(store, runs)
             raise
     return runs
+
+
+def _warn_of_repeats(store: Store, runs: Sequence[str]) -> None:
+    """Tell of runs that compute what the version before them does: a second `submit` is often a mistake, and costs hours."""
+    for run in (one for one in runs if layout.run_version(one) > 1):
+        before = f"{run.rpartition('-v')[0]}-v{layout.run_version(run) - 1}"
+        with suppress(StoreError):
+            old, new = (store.get_record(layout.run_key(name, layout.SPEC), SpecRecord) for name in (before, run))
+            if (old.spec, old.dataset, old.adapter) == (new.spec, new.dataset, new.adapter):
+                text = "%s has the same settings and data as %s; if that was not meant, `cefr-batch cancel %s` stops it"
+                log.warning(text, run, before, run)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from cefr_batch.config.load import load_specs
@@ -20,9 +21,11 @@ from cefr_batch.models.resolve import all_linear, architecture, check_model, com
 from cefr_batch.planning.capacity import estimate_capacity
 from cefr_batch.planning.gpus import find_gpu
 from cefr_batch.planning.plan import Plan, make_plan
+from cefr_batch.records import layout
 from cefr_batch.runner.findings import Findings
 from cefr_batch.schedulers.background import in_background
 from cefr_batch.schedulers.base import Check, Scheduler, missing_trackers
+from cefr_batch.store import store_folder
 from cefr_batch.store.adapters import check_adapter
 from cefr_batch.store.base import Store
 
@@ -187,12 +190,24 @@ def _cross_problems(prepared: Sequence[Prepared], counters: Counters) -> Iterato
 
 
 def check_store(store: Store) -> Check:
-    """Whether the store can be reached and written with this machine's credentials."""
+    """Whether the store can be reached and written with this machine's credentials, and is no part of another."""
+    if outer := _store_around(store):
+        problem = f"it lies in the folder of another store, {outer}; work in the folder above that, or give --store"
+        return Check(f"store {store.url}", problem)
     try:
         store.check()
     except StoreError as exc:
         return Check(f"store {store.url}", str(exc))
     return Check(f"store {store.url}")
+
+
+def _store_around(store: Store) -> Path | None:
+    """The store in whose folder this one lies, as where somebody works in the folder of runs; None if there is none."""
+    folder = store_folder(store.url)
+    for outer in folder.parents if folder else ():
+        if (outer / layout.RUNS).is_dir() and any((outer / layout.DATASETS).glob("[0-9a-f]" * 64)):
+            return outer
+    return None
 
 
 def notice_problems(specs: Sequence[RunSpec], scheduler: Scheduler[Any], diagnostics: Findings) -> Iterator[Problem]:

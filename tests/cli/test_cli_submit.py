@@ -64,7 +64,8 @@ def test_submit_json_is_one_document_and_a_second_submit_gets_the_next_name(
 ) -> None:
     for version in (1, 2):
         result = cefr_batch("submit", "--level", "A1", *tiny, "--json")
-        assert (result.code, result.err) == (0, "")
+        repeats = "warning: tiny-a1-peft-v2 has the same settings and data as tiny-a1-peft-v1; if that was not meant, "
+        assert (result.code, result.err.startswith(repeats)) == (0, version == 2)
         document = json.loads(result.out)
         (run,) = document["runs"]
         assert document["store"] == store.url
@@ -83,6 +84,19 @@ def test_submit_wait_shows_progress_and_with_json_only_the_document_on_standard_
     assert result.code == 0
     assert json.loads(result.out)["runs"][0]["state"] == "SUCCEEDED"
     assert "tiny-a1-peft-v1: SUCCEEDED" in result.err
+
+
+def test_a_store_in_the_folder_of_another_is_refused(
+    cefr_batch: Run, tiny: tuple[str, ...], store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody works in the folder of runs."""
+    store.put(f"datasets/{'0' * 64}/train.json", b"[]")
+    store.put("runs/tiny-a1-peft-v1/spec.json", b"{}")
+    inside = str(store.root / "runs")
+    result = cefr_batch("submit", "--level", "A1", *tiny, "--store", inside)
+    assert result.code == 1
+    assert f"it lies in the folder of another store, {store.root}; work in the folder above that" in result.err
+    assert store.folders("runs/") == ["tiny-a1-peft-v1"]
 
 
 def test_dry_run_prints_the_request_and_touches_nothing(

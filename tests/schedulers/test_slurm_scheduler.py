@@ -788,6 +788,16 @@ def test_limits_of_the_qos_and_of_arrays_are_told_before_submitting(
     assert [text in one.problem for one in told] == [True] * bool(text)
 
 
+def test_an_account_that_is_not_the_users_is_a_warning(say: Say, tmp_path: Path) -> None:
+    say("sacctmgr", "linguists", "teachers", "linguists")
+    (only,) = found(say, tmp_path, account="nobody")
+    assert "account: nobody is not one of yours, which are linguists, teachers (sacctmgr)" in only.problem
+    assert only.warning
+    assert found(say, tmp_path, account="teachers") == []
+    say("sacctmgr", fails="Connection refused")
+    assert found(say, tmp_path, account="nobody") == []
+
+
 def test_without_accounting_the_qos_is_not_checked(say: Say, tmp_path: Path) -> None:
     say("sacctmgr", fails="Connection refused")
     assert found(say, tmp_path, qos="short") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -98,7 +99,7 @@ def check(
         return [Check("Slurm", f"{exc}{next_step}"), *files(None)]
     checks += [_no_partition(where, name, known) for name in wanted or [None] if name not in known]
     checks += [*_of_partitions(site, where, found), *_unread(site, where), *_other_gpu(site, where)]
-    checks += [*_array(site, where, settings), *_qos(slurm, site, where, found)]
+    checks += [*_array(site, where, settings), *_account(slurm, site, where), *_qos(slurm, site, where, found)]
     checks += files([node for one in found for node in one.nodes])
     script = test()
     if site.setup:
@@ -204,6 +205,23 @@ def _array(site: SlurmSite, where: str, settings: Mapping[str, str]) -> Iterator
     if 0 < most < site.array_size:
         problem = f"{where}: array_size: the cluster takes arrays of up to {most} jobs; set array_size: {most}"
         yield Check(f"array_size {site.array_size}", problem, warning=True)
+
+
+def _account(slurm: Slurm, site: SlurmSite, where: str) -> Iterator[Check]:
+    """Whether the account is one of the user's: not every cluster refuses another. Nothing where there is no accounting, and
+    of a host, whose user has another name."""
+    name = site.chosen("account")
+    if not name or site.host:
+        return
+    user = f"user={getpass.getuser()}"
+    show = ("sacctmgr", "--noheader", "--parsable2", "show", "associations", user, "format=Account")
+    try:
+        accounts = sorted(set(slurm.run(*show, timeout=_QOS_SECONDS).split()))
+    except SchedulerError:
+        return
+    if accounts:
+        problem = f"{where}: account: {name} is not one of yours, which are {', '.join(accounts)} (sacctmgr)"
+        yield Check(f"account {name}", "" if name.lower() in accounts else problem, warning=True)
 
 
 def _qos(slurm: Slurm, site: SlurmSite, where: str, found: Sequence[_Partition]) -> Iterator[Check]:

@@ -173,7 +173,8 @@ def _of_python(has_gpu: bool) -> Iterator[DraftSetting]:
     if has_gpu and torch and cuda is None:
         yield from unknown(
             f"this Python's torch ({torch}) cannot use a GPU. Name a Python that can (`make setup-unsloth` in a clone of "
-            "cefr-batch makes one), or set `container`, or, for jobs without a GPU, set `gres: null` and delete `gpu`.",
+            "cefr-batch makes one), or set `container`, or, for jobs without a GPU, set `gres: null` and delete `gpu` "
+            "(`--cluster slurm/cpu` has it so).",
             python="/path/to/cefr-batch/.venv-unsloth/bin/python",
         )
     if find_spec("unsloth"):
