@@ -291,7 +291,8 @@ class Supervisor:
                 self._say_running, HEARTBEAT_SECONDS
             ):  # to the next attempt, which may wait for the end of this
                 self._mirror.push(last=True)
-            self._status.write(state, message, paused=paused)
+            if not self._lease.lost:
+                self._status.write(state, message, paused=paused)
 
         try:
             self._retry(store_the_end)
