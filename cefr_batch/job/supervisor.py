@@ -279,17 +279,16 @@ class Supervisor:
 
     def _end(self, state: Literal["PREEMPTED", "FAILED"], message: str, *, paused: bool = False) -> None:
         """Store everything there is, then say how it ended. A store that fails here must not hide the first failure."""
-        stopped = "STOPPED" if state == "PREEMPTED" else state  # cancelled or preempted: status knows
-        log.log(
-            logging.INFO if paused else logging.ERROR, "cefr-batch: %s: %s", "PAUSED" if paused else stopped, message
-        )
+        said = "STOPPED" if state == "PREEMPTED" else state  # preempted or cancelled: status knows
+        if paused:
+            log.info("cefr-batch: PAUSED: %s", message)
+        else:
+            log.error("cefr-batch: %s: %s", said, message)
         if self._lease.lost:
             return
 
         def store_the_end() -> None:
-            with Heartbeat(
-                self._say_running, HEARTBEAT_SECONDS
-            ):  # to the next attempt, which may wait for the end of this
+            with Heartbeat(self._say_running, HEARTBEAT_SECONDS):  # the next attempt may wait for the end of this one
                 self._mirror.push(last=True)
             if not self._lease.lost:
                 self._status.write(state, message, paused=paused)
