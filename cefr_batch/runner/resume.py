@@ -89,6 +89,8 @@ def _refusal(state: RunState, cluster: str | None, chosen: Scheduler[Any] | None
         return "is complete, there is nothing to resume"
     if state.state in (State.PENDING, State.RUNNING):
         why = f" ({state.reason})" if state.reason else ""
+        if state.stopping:
+            return f"is still being stopped{why}; resume it once `cefr-batch status` shows it as CANCELLED"
         return f"is {state.state} already{why}; `cefr-batch logs -f {state.run}` shows its log"
     if state.never_started and chosen is None:
         return "was never submitted, so it is not known where to start it: add --cluster NAME (local: this machine)"

@@ -25,7 +25,10 @@ from cefr_batch.store.base import Store
 HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
 READERS = 16  # runs are read at the same time: a store may be far away
 # How a run goes on that submit did not start.
-START_AGAIN = "start its job again where it ran (on Kubernetes: apply its manifest, once its Job is deleted)"
+_ASKED_TO_STOP = "asked to stop"
+START_AGAIN = (
+    "start its job again where it ran (on Kubernetes: delete its Job and, once its pod has ended, apply its manifest)"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class RunState:
     updated_at: str | None = None
     submitted_at: str | None = None
     handle: str | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was cancelled, and its job has not ended yet."""
+        return self.reason.startswith(_ASKED_TO_STOP) and not self.settled
 
     @property
     def never_started(self) -> bool:
@@ -139,9 +147,9 @@ def resolve_state(facts: Facts, observation: Observation | None) -> tuple[State,
 
 def _active(facts: Facts, observation: Observation) -> tuple[State, str]:
     if facts.cancelled and facts.status:
-        return observation.state, "asked to stop; it stores a checkpoint first"
+        return observation.state, f"{_ASKED_TO_STOP}; it stores a checkpoint first"
     if facts.cancelled:
-        return State.PENDING, "asked to stop before it began; its job is being removed"
+        return State.PENDING, f"{_ASKED_TO_STOP} before it began; its job is being removed, which may take a minute"
     if not facts.status:
         logs = f"it has not reported to the store yet (`cefr-batch logs {facts.run}` shows what its job prints)"
         starting = logs if observation.state is State.RUNNING else "" if observation.reason else "starting"
@@ -192,7 +200,7 @@ def _unknown(facts: Facts, observation: Observation) -> tuple[State, str]:
     if not facts.status:
         return State.UNKNOWN, why
     if age < HEARTBEAT_LOST_SECONDS:
-        return State.RUNNING, f"on {facts.status.host}"
+        return State.RUNNING, f"its job runs on {facts.status.host}"
     heartbeat = f"its last heartbeat, from {facts.status.host}, is {age / 60:.0f} minutes old"
     return State.UNKNOWN, f"{why}; {heartbeat}{facts.where}"
 

@@ -295,6 +295,12 @@ def test_resume_is_refused_while_the_run_is_alive_and_once_it_is_complete(
     assert (result.code, result.out) == (1, "")
     assert f"{run}: is RUNNING already" in result.err
     assert read_submission(store, other) is None, "nothing is started when one of the runs is refused"
+    key = layout.run_key(run, layout.SUBMISSION)
+    record = store.get_json(key)
+    store.put_json(key, {**record, "cancelled_at": record["submitted_at"]})
+    result = cefr_batch("resume", run)
+    assert "is still being stopped (asked to stop; it stores a checkpoint first); resume it once" in result.err
+    store.put_json(key, record)
     (folder / f"{run}.finish").touch()
     until(has_state(store, run, "SUCCEEDED"))
     result = cefr_batch("resume", run)

@@ -195,7 +195,7 @@ def test_the_smoke_run_while_the_api_server_is_away(
     k8s.script("stop", "apiserver")
     before = step(store, run)
     state, reason = seen(store, run)
-    assert (state, reason.partition(" ")[0]) == ("RUNNING", "on")  # its heartbeat tells
+    assert (state, reason.partition(" ")[0]) == ("RUNNING", "its")  # its heartbeat tells
     until(lambda: step(store, run) > before or waiting.poll() is not None)
     k8s.script("start", "apiserver")
 

@@ -189,6 +189,23 @@ CASES: dict[str, tuple[Object | None, list[Object], list[Object], State, list[st
         ["Running in Kubernetes"],
     ),
     "node unknown": (job(), [pod("Unknown")], [], State.UNKNOWN, ["the node n1 of its pod"]),
+    "the next pod has no room while the last one stops": (
+        job(),
+        [
+            pod("Pending", None, NO_ROOM, number=2),
+            pod("Running", {"running": {}}, deleted="2026-11-22T18:00:00Z", number=1),
+        ],
+        [],
+        State.PENDING,
+        ["its pod tiny-b1-peft-v1-p1 is being stopped and stores a checkpoint; the next pod starts then, by itself"],
+    ),
+    "a remark of the kubelet": (
+        job(),
+        [pod("Pending", None, SCHEDULED)],
+        [event("Pod", "p1", "MissingClusterDNS", "Falling back to Default policy.")],
+        State.PENDING,
+        ["its container is being created"],
+    ),
     "pod being stopped": (
         job(),
         [pod("Running", {"running": {}}, deleted=True)],

@@ -76,6 +76,10 @@ _NO_OTHER = (
 _OVERDUE = timedelta(seconds=60)  # after a pod's grace period, for the node to say that it has stopped; clocks differ
 # How long the Job controller waits after the n-th failure, those included that it does not count: 10 s, 20 s, 40 s …
 _FIRST_DELAY, _LONGEST_DELAY = timedelta(seconds=10), timedelta(minutes=10)
+_HARMLESS = (
+    "MissingClusterDNS",
+    "DNSConfigForming",
+)  # events of the kubelet's about names; the pod starts all the same
 _JOB_EVENTS = ("FailedCreate", "FailedDelete", "InvalidPod")  # that say why a Job has no pod
 
 
@@ -210,7 +214,7 @@ class _Unfinished:
         if "FailureTarget" in conditions:  # Failed follows once its pods have stopped
             reason = conditions["FailureTarget"].get("reason", "")
             return _running(f"failing in Kubernetes ({reason}); its pods are stopping")
-        return self._with_failures(self._active(active[0]) if active else self._without_pod())
+        return self._with_failures(self._newest(active) if active else self._without_pod())
 
     def _with_failures(self, found: Observation) -> Observation:
         failed = next((pod for pod in self.pods if _phase(pod) == "Failed"), None)
@@ -227,6 +231,16 @@ class _Unfinished:
         due = _next_pod_due(failed)
         later = f", and not before {due:%H:%M:%S} UTC: the delay grows with each failure" if due > self.now else ""
         return _waiting("no pod", f"{admitted}its {'next ' if failed else ''}pod is not created yet{later}")
+
+    def _newest(self, active: Sequence[Object]) -> Observation:
+        """Of the newest pod. Before Kubernetes 1.28 it is there while the one before is still stopping, and may have no room
+        until then."""
+        found = self._active(active[0])
+        before = next((pod for pod in active[1:] if pod["metadata"].get("deletionTimestamp")), None)
+        if before is None or found.state is not State.PENDING or _lost(before, self.now):
+            return found
+        words = f"its pod {_name(before)} is being stopped and stores a checkpoint; the next pod starts then, by itself"
+        return Observation(State.PENDING, words, detail=words)
 
     def _active(self, pod: Object) -> Observation:
         """A pod that has not ended, and whose node is there."""
@@ -354,8 +368,10 @@ def _exit(ended: Mapping[str, Any]) -> str:
 
 
 def _said(pod: Object) -> str:
-    """The last line of a failed pod's output, as Kubernetes keeps it."""
+    """The last line of a failed pod's output, as Kubernetes keeps it; nothing of one that was asked to stop."""
     for state in _container_states(pod):
+        if (state.get("terminated") or {}).get("exitCode") == EXIT_INTERRUPTED:
+            return ""
         lines = str((state.get("terminated") or {}).get("message") or "").strip().splitlines()
         if lines and (state["terminated"].get("reason") == "Error"):
             return f"; it said: {_one_line(lines[-1])}"
@@ -368,9 +384,10 @@ def _container_states(pod: Object) -> Iterator[Mapping[str, Any]]:
 
 
 def _last_warning(warnings: Sequence[Object], kind: str, of: Object, reasons: Sequence[str] = ()) -> str:
-    """The newest event about an object, with one of these reasons if some are given; empty if there is none."""
+    """The newest event about an object, with one of these reasons if some are given, else any that keeps a pod from
+    starting; empty if there is none."""
     uid = of["metadata"]["uid"]
-    for event in reversed(warnings):
+    for event in reversed([one for one in warnings if one.get("reason") not in _HARMLESS]):
         about = event.get("involvedObject") or {}
         if about.get("kind") == kind and about.get("uid") == uid and (not reasons or event.get("reason") in reasons):
             return f"{event.get('reason')}: {_one_line(str(event.get('message') or ''))}"
