@@ -39,6 +39,7 @@ help: ## this list
 	@grep -hE '^[[:alnum:]-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.installed ## .venv with cefr-batch and all it needs
+	@echo "cefr-batch is installed in $(VENV); next: . $(VENV)/bin/activate"
 
 $(VENV)/.running: setup.cfg pyproject.toml $(RUN_LOCKS) containers/torch.txt tools/venv.sh
 	PYTHON="$(PYTHON)" tools/venv.sh $(VENV)
