@@ -19,6 +19,7 @@ from cefr_batch.job import predecessor
 from cefr_batch.job.predecessor import wait_until_stopped
 from cefr_batch.records import layout
 from cefr_batch.records.status import Status
+from cefr_batch.records.timestamps import now
 from cefr_batch.store.local import LocalStore
 
 RUN = "llama1b-02c585-b1-peft-v1"
@@ -68,6 +69,30 @@ def test_one_that_was_killed_is_not_waited_for(store: LocalStore, monkeypatch: p
     says(store, 1, stopping=True)
     wait_until_stopped(store, RUN)
     store.put(layout.run_key(RUN, layout.STATUS), b"{")
+    wait_until_stopped(store, RUN)
+
+
+def test_on_kubernetes_one_that_may_not_have_heard_yet_is_given_time(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor may be there before the kubelet tells a deleted pod to stop."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(predecessor, "_ALIVE_SECONDS", 0.5)
+    said: list[str] = []
+
+    def hears_late() -> None:
+        for values in ({}, {}, {"stopping": True}, {"stopping": True}, {"state": "PREEMPTED"}):
+            threading.Event().wait(0.05)
+            says(store, len(said), **values, updated_at=now())
+            said.append(str(values))
+
+    says(store, 0, updated_at=now())
+    meanwhile(hears_late)
+    wait_until_stopped(store, RUN)
+    assert len(said) >= 4
+    says(store, 0, updated_at=now())  # killed: nothing more comes
+    wait_until_stopped(store, RUN)
+    says(store, 0)  # long ago
     wait_until_stopped(store, RUN)
 
 
