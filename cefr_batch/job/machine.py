@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from cefr_batch.config.schema import RunSpec
@@ -22,7 +21,7 @@ from cefr_batch.planning.capacity import gigabytes
 from cefr_batch.planning.disk import disk_needed
 from cefr_batch.planning.memory import BatchShape, TargetDevice, evaluation_memory, training_memory
 from cefr_batch.records import layout
-from cefr_batch.schedulers.base import missing_trackers, training_packages
+from cefr_batch.schedulers.base import missing_packages, missing_trackers
 
 # The oldest driver for each major version of CUDA: "Minor Version Compatibility" in NVIDIA's CUDA Compatibility guide,
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
@@ -69,7 +68,7 @@ def check_machine(spec: RunSpec, model: Architecture | None, work: Path, gpus: i
 
 
 def _require_packages(backend: str) -> None:
-    missing = [name for name in training_packages(backend) if find_spec(name) is None]
+    missing = missing_packages(backend)
     if missing:
         other = "" if backend == "peft" else ", or set backend=peft"
         raise ModelError(

@@ -76,9 +76,8 @@ _NEARER_TO_ANOTHER = {
 }
 
 
-ENOUGH_PERCENT = (
-    80.0  # of the words used, and of the answers in the format; below, a verdict on the level alone misleads
-)
+# Of the words used, and of the answers in the format. Below, a verdict on the level alone misleads.
+ENOUGH_PERCENT = 80.0
 
 
 def title(card: Card, t: ReportLanguage) -> Markdown:

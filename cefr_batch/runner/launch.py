@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -105,7 +105,7 @@ def _claim(store: Store, preparation: Preparation) -> list[str]:
     for dataset in {item.dataset.sha256: item.dataset for item in preparation.runs}.values():
         store_dataset(store, dataset)
     runs = claim(store, [(item.spec, item.dataset.sha256) for item in preparation.runs])
-    _warn_of_repeats(store, runs)
+    _warn_of_repeats(store, dict(zip(runs, preparation.runs, strict=True)))
     if preparation.cross_evaluate:
         asked = cross_tasks({run: (one.spec, one.dataset) for run, one in zip(runs, preparation.runs, strict=True)})
         try:
@@ -117,12 +117,22 @@ def _claim(store: Store, preparation: Preparation) -> list[str]:
     return runs
 
 
-def _warn_of_repeats(store: Store, runs: Sequence[str]) -> None:
+def _warn_of_repeats(store: Store, claimed: Mapping[str, Prepared]) -> None:
     """Tell of runs that compute what the version before them does: a second `submit` is often a mistake, and costs hours."""
-    for run in (one for one in runs if layout.run_version(one) > 1):
-        before = f"{run.rpartition('-v')[0]}-v{layout.run_version(run) - 1}"
+    for run, one in claimed.items():
+        version = layout.run_version(run)
+        before = f"{run.rpartition('-v')[0]}-v{version - 1}"
         with suppress(StoreError):
-            old, new = (store.get_record(layout.run_key(name, layout.SPEC), SpecRecord) for name in (before, run))
-            if (old.spec, old.dataset, old.adapter) == (new.spec, new.dataset, new.adapter):
+            if version > 1 and _repeats(store, run, one, _record(store, before)):
                 text = "%s has the same settings and data as %s; if that was not meant, `cefr-batch cancel %s` stops it"
                 log.warning(text, run, before, run)
+
+
+def _repeats(store: Store, run: str, one: Prepared, old: SpecRecord) -> bool:
+    if (old.spec, old.dataset) != (one.spec.model_dump(mode="json"), one.dataset.sha256):
+        return False
+    return not one.spec.model.adapter or old.adapter == _record(store, run).adapter
+
+
+def _record(store: Store, run: str) -> SpecRecord:
+    return store.get_record(layout.run_key(run, layout.SPEC), SpecRecord)

@@ -49,9 +49,9 @@ def find_runs(
     known = all_runs(store)
     found = [_named(store, run, known) for run in runs]
     newest = _newest_complete if complete else _newest
-    names = [name.strip().lower() for value in levels for name in value.split(",")]
-    found += [newest(store, level, known) for level in parse_levels(name for name in names if name != EVERY_LEVEL)]
-    if EVERY_LEVEL in names:
+    named, every = _named_levels(levels)
+    found += [newest(store, level, known) for level in named]
+    if every:
         found += _where_there_is_one(store, parse_levels([EVERY_LEVEL]), known, newest).values()
         if not found:
             raise NotFound(no_runs(store) if not known else f"no run of {store.url} is complete")
@@ -60,12 +60,17 @@ def find_runs(
     return list(dict.fromkeys(found))
 
 
+def _named_levels(values: Iterable[str]) -> tuple[list[str], bool]:
+    """The levels that are named one by one, and whether ``all`` is. Raises ``UsageError``."""
+    names = [name.strip().lower() for value in values for name in value.split(",")]
+    return parse_levels(name for name in names if name != EVERY_LEVEL), EVERY_LEVEL in names
+
+
 def levels_to_report(store: Store, values: Iterable[str]) -> list[str]:
     """As ``parse_levels``, but of ``all`` levels those that have a run. Raises ``UsageError``, and ``NotFound`` for ``all``
     of a store without runs."""
-    names = [name.strip().lower() for value in values for name in value.split(",")]
-    levels = parse_levels(name for name in names if name != EVERY_LEVEL)
-    if EVERY_LEVEL not in names:
+    levels, every = _named_levels(values)
+    if not every:
         return levels
     there = {layout.run_level(run) for run in all_runs(store)}
     found = [level for level in parse_levels([EVERY_LEVEL]) if level in there or level in levels]

@@ -24,8 +24,8 @@ from cefr_batch.store.base import Store
 
 HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
 READERS = 16  # runs are read at the same time: a store may be far away
-# How a run goes on that submit did not start.
 _ASKED_TO_STOP = "asked to stop"
+# How a run goes on that submit did not start.
 START_AGAIN = (
     "start its job again where it ran (on Kubernetes: delete its Job and, once its pod has ended, apply its manifest)"
 )

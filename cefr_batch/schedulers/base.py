@@ -145,6 +145,11 @@ def training_packages(backend: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*common, backend)))
 
 
+def missing_packages(backend: str) -> list[str]:
+    """Those of ``training_packages`` that this Python lacks."""
+    return [name for name in training_packages(backend) if find_spec(name) is None]
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that was checked before submitting.

@@ -64,7 +64,7 @@ def test_a_machine_where_nothing_can_run(
 ) -> None:
     """Neither torch nor a training library, a hub that is not reached, a disk and a memory that are too small."""
     absent = ("torch", "peft", "unsloth")
-    name_of_it = "cefr_batch.schedulers.local.scheduler.find_spec"
+    name_of_it = "cefr_batch.schedulers.base.find_spec"
     monkeypatch.setattr(name_of_it, lambda name: None if name in absent else importlib.util.find_spec(name))
     result = cefr_batch("doctor", *settings(tiny_model))
     assert result.code == 1

@@ -20,6 +20,7 @@ from cefr_batch.job.supervisor import run_job
 from cefr_batch.models.architecture import Architecture
 from cefr_batch.planning.disk import disk_needed
 from cefr_batch.records import layout
+from cefr_batch.schedulers import base
 from cefr_batch.store.local import LocalStore
 from cefr_batch.training.ddp import train_in_processes
 from cefr_batch.training.task import TrainingTask
@@ -39,7 +40,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with all packages, a torch for CUDA 13.0, a large disk, and a stand-in for nvidia-smi in the folder that is
     returned."""
     monkeypatch.setattr(machine, "installed_torch", lambda: ("2.14.1", "13.0"))
-    monkeypatch.setattr(machine, "find_spec", lambda name: name)  # every package is there
+    monkeypatch.setattr(base, "find_spec", lambda name: name)  # every package is there
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Disk(10**12, 0, 10**12))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -68,7 +69,7 @@ def test_packages_that_training_needs_are_asked_for_before_anything_is_computed(
     site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in an image for CPUs, which has no Unsloth. Every pod has the same image, so nobody starts the job again."""
-    monkeypatch.setattr(machine, "find_spec", lambda name: None if name in ("unsloth", "trl") else name)
+    monkeypatch.setattr(base, "find_spec", lambda name: None if name in ("unsloth", "trl") else name)
     with pytest.raises(
         ModelError, match=r" has no trl, unsloth, which training with unsloth .*, or set backend=peft$"
     ) as told:

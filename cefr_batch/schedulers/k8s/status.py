@@ -76,10 +76,8 @@ _NO_OTHER = (
 _OVERDUE = timedelta(seconds=60)  # after a pod's grace period, for the node to say that it has stopped; clocks differ
 # How long the Job controller waits after the n-th failure, those included that it does not count: 10 s, 20 s, 40 s …
 _FIRST_DELAY, _LONGEST_DELAY = timedelta(seconds=10), timedelta(minutes=10)
-_HARMLESS = (
-    "MissingClusterDNS",
-    "DNSConfigForming",
-)  # events of the kubelet's about names; the pod starts all the same
+# Events of the kubelet's about name servers: the pod starts all the same.
+_HARMLESS = ("MissingClusterDNS", "DNSConfigForming")
 _JOB_EVENTS = ("FailedCreate", "FailedDelete", "InvalidPod")  # that say why a Job has no pod
 
 

@@ -23,7 +23,7 @@ from typing_extensions import override
 from cefr_batch.errors import SchedulerError
 from cefr_batch.files import existing_parent, tail
 from cefr_batch.records import layout
-from cefr_batch.schedulers.base import Check, Job, JobGroup, JobSpec, Observation, Scheduler, State, training_packages
+from cefr_batch.schedulers.base import Check, Job, JobGroup, JobSpec, Observation, Scheduler, State, missing_packages
 from cefr_batch.schedulers.local.queue import QueueSlot, jobs_ahead, why_no_locks
 from cefr_batch.store import same_store
 
@@ -142,7 +142,7 @@ class LocalScheduler(Scheduler[tuple[LocalRequest, ...]]):
 
 
 def _packages(backend: str) -> Check:
-    missing = [name for name in training_packages(backend) if find_spec(name) is None]
+    missing = missing_packages(backend)
     problem = (
         f"{sys.executable} has no {', '.join(missing)}, which training with {backend} needs; install it there "
         "(see docs/unsloth.md) "
