@@ -117,7 +117,7 @@ def test_other_processes_of_a_group_report_nothing(tmp_path: Path, monkeypatch: 
 def test_a_missing_library_is_told_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
-    monkeypatch.setattr(base, "find_spec", lambda name: None)
+    monkeypatch.setattr(base, "find_spec", lambda name: None if name == "trackio" else name)
     overrides = [f"model.name={tiny_model}", "backend=peft", "training.report_to=[trackio]"]
     what = f"training.report_to: {sys.executable} has no trackio; install it there (pip install trackio)"
     with pytest.raises(NotReady) as caught:
