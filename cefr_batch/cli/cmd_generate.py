@@ -68,7 +68,7 @@ def command(
     """Write a sentence for each word with the model of a complete run.
 
     The merged model is fetched to this machine's cache, verified, and kept there; a copy that `pull` left in ./pulled
-    is used instead.
+    is used instead. Words that the model did not use are named at the end.
     """
     chosen = session.find(runs, levels, complete=True)
     if len(chosen) > 1:
@@ -81,6 +81,7 @@ def command(
     _warn(spec, chosen[0], len(asked))
     with training_libraries(), notice_if_slow(_SLOW):
         from cefr_batch.evaluation.generation import Sampling
+        from cefr_batch.evaluation.text_quality import Answer
 
         sampling = Sampling(temperature, top_p, seed) if sample else None
         texts = {"text": _written(folder, asked, spec, sampling)}
@@ -88,13 +89,18 @@ def command(
             from cefr_batch.models.resolve import resolve_model
 
             texts["baseline"] = _written(resolve_model(spec.model), asked, spec, sampling)
+    unused = Answer(tuple(asked), texts["text"]).unused()
     if as_json:
-        echo_json({"run": chosen[0], "level": spec.level.value, "words": asked, **texts})
+        echo_json({"run": chosen[0], "level": spec.level.value, "words": asked, **texts, "unused": unused})
     elif baseline:
         tuned, untuned = printable(texts["text"]), printable(texts["baseline"])
         click.echo(f"{chosen[0]}:\n\n{tuned}\n\n{printable(spec.model.name)}, untuned:\n\n{untuned}")
     else:
         click.echo(printable(texts["text"]))
+    if unused and not as_json:
+        click.echo(
+            f"note: the model did not use these words in their sentences: {printable(', '.join(unused))}", err=True
+        )
 
 
 def _asked(words: str | None) -> list[str]:

@@ -47,12 +47,12 @@ class Answer:
         in_order = [number for number, _ in numbered] == list(range(1, len(self.words) + 1))
         return in_order and len(lines) == len(numbered) == len(self.sentences)
 
-    def used(self) -> int:
-        """How many of the words stand, inflected or not, in the first sentence that has their number."""
+    def unused(self) -> list[str]:
+        """The words that do not stand, inflected or not, in the first sentence that has their number."""
         by_number: dict[int, str] = {}
         for number, sentence in numbered_lines(self.text):
             by_number.setdefault(number, sentence)
-        return sum(uses(by_number.get(number, ""), word) for number, word in enumerate(self.words, 1))
+        return [word for number, word in enumerate(self.words, 1) if not uses(by_number.get(number, ""), word)]
 
 
 def quality(answers: Sequence[Answer], train_sentences: Collection[str], level: Level) -> Quality:
@@ -64,11 +64,12 @@ def quality(answers: Sequence[Answer], train_sentences: Collection[str], level: 
     levels = [word_level(word) for word in words]
     known = [of_word for of_word in levels if of_word is not None]
     highest = list(Level).index(level) + 1
+    asked = sum(len(answer.words) for answer in answers)
     return Quality(
         answers=len(answers),
         sentences=len(sentences),
         well_formed_percent=_percent(sum(answer.is_well_formed() for answer in answers), len(answers)),
-        words_used_percent=_percent(sum(a.used() for a in answers), sum(len(a.words) for a in answers)),
+        words_used_percent=_percent(asked - sum(len(answer.unused()) for answer in answers), asked),
         copied_percent=_percent(sum(sentence in train_sentences for sentence in sentences), len(sentences)),
         duplicate_percent=_repeated_percent(sentences),
         words_per_sentence=len(words) / len(sentences) if sentences else None,

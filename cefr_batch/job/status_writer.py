@@ -33,6 +33,7 @@ class StatusWriter:
     ) -> None:
         self._store, self._run, self._attempt, self._work = store, run, attempt, work
         self._done, self._name = done, name
+        self._losses: dict[str, float] = {}  # the last of training, which later stages show too
         self.stage = stage
 
     def write(
@@ -47,6 +48,9 @@ class StatusWriter:
         progress = self._progress()
         if state == "RUNNING" and progress:
             self.stage = progress.stage
+        if progress:
+            found = {"epoch": progress.epoch, "loss": progress.loss, "eval_loss": progress.eval_loss}
+            self._losses |= {name: value for name, value in found.items() if value is not None}
         status = Status(
             run=self._run,
             attempt=self._attempt,
@@ -55,9 +59,9 @@ class StatusWriter:
             stages_done=self._done(),
             step=progress.step if progress else None,
             steps=progress.steps if progress else None,
-            epoch=progress.epoch if progress else None,
-            loss=progress.loss if progress else None,
-            eval_loss=progress.eval_loss if progress else None,
+            epoch=self._losses.get("epoch"),
+            loss=self._losses.get("loss"),
+            eval_loss=self._losses.get("eval_loss"),
             eta_seconds=progress.eta_seconds if progress else None,
             updated_at=now(),
             host=socket.gethostname(),

@@ -229,6 +229,8 @@ class Supervisor:
         reached = (last.step or 0) if last and last.stage == "train" else 0
         repeated = 0 if self._is_finished("train") else max(0, reached - step)
         failure = last.message if last and last.state == "FAILED" else ""
+        if step and not self._is_finished("train"):
+            log.info("cefr-batch: training resumes after step %d (%d steps are computed again)", step, repeated)
         self._lease.record_start(
             finished_stages=len(self._finished()), first_step=step, repeated_steps=repeated, failure=failure
         )

@@ -25,6 +25,7 @@ from cefr_batch.store.local import LocalStore
 
 RUN = "tiny-b1-peft-v1"
 WORDS = ["travel", "decide", "ice cream"]
+UNUSED = "note: the model did not use these words in their sentences: travel, decide, ice cream\n"
 Command = Callable[..., Any]
 
 
@@ -57,16 +58,16 @@ def expected(tiny_model: Path, words: list[str]) -> str:
     return str(tokenizer.decode(output, skip_special_tokens=True)).strip()
 
 
-def test_it_writes_what_the_merged_model_says_and_nothing_else(
+def test_it_writes_what_the_merged_model_says_and_names_words_that_are_not_in_it(
     cefr_batch: Command, run: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = expected(tiny_model, WORDS)
     assert text
     first = cefr_batch("generate", run, "--words", "travel, decide ,ice  cream,")
-    assert (first.code, first.out, first.err) == (0, f"{printable(text)}\n", "")
+    assert (first.code, first.out, first.err) == (0, f"{printable(text)}\n", UNUSED)
     monkeypatch.setattr("sys.stdin", io.StringIO("travel\ndecide\nice cream\n"))
     piped = cefr_batch("generate", "--level", "B1", "--json")
-    assert json.loads(piped.out) == {"run": run, "level": "B1", "words": WORDS, "text": text}
+    assert json.loads(piped.out) == {"run": run, "level": "B1", "words": WORDS, "text": text, "unused": WORDS}
 
 
 def test_a_run_by_chat_template_is_asked_through_it(
@@ -128,13 +129,14 @@ def test_slow_work_is_announced_apart_from_the_answer(
     monkeypatch.setattr("cefr_batch.cli.notice.SLOW_SECONDS", 0.0)
     result = cefr_batch("generate", run, "--words", ",".join(WORDS))
     assert (result.code, result.out) == (0, f"{printable(expected(tiny_model, WORDS))}\n")
-    assert result.err == "Still working: to load a model and write with it can take minutes without a GPU.\n"
+    slow = "Still working: to load a model and write with it can take minutes without a GPU.\n"
+    assert result.err == f"{slow}{UNUSED}"
 
 
 def test_another_number_of_words_than_it_was_trained_on_is_told(cefr_batch: Command, run: str) -> None:
     result = cefr_batch("generate", run, "--words", "travel")
     assert result.code == 0
-    assert result.err == f"note: {run} was trained with 3 words at a time; with 1 its sentences may be worse\n"
+    assert f"note: {run} was trained with 3 words at a time; with 1 its sentences may be worse\n" in result.err
 
 
 @pytest.mark.parametrize(

@@ -249,9 +249,11 @@ def test_disturbed_runs_end_with_the_same_adapter_as_one_left_alone(site: Callab
     print("failed pods that the Job counted:", k8s.get("job", run)["status"].get("failed"))
     assert [metrics[one]["attempts"] for one in (run, alone)] == [7, 1]
     assert metrics[run]["repeated_steps"] > 0
-    began = [store.get_json(f"runs/{run}/attempts/{number}.json") for number in (3, 4, 5)]
-    repeated = sorted(one["repeated_steps"] for one in began)
-    assert repeated[:2] == [0, 0]  # on any server; on a busy machine one pod may not end within its grace period
+    repeated = [store.get_json(f"runs/{run}/attempts/{number}.json")["repeated_steps"] for number in (3, 4, 5)]
+    if any(repeated):
+        for number in range(2, 6):
+            print(f"attempt {number}:", store.get(f"runs/{run}/logs/attempt-{number}.log").decode()[-2000:])
+    assert sorted(repeated)[:2] == [0, 0]  # on a busy machine one pod may not end within its grace period
     assert adapter_sha256(store, run) == adapter_sha256(store, alone)
     assert metrics[run]["log"] == metrics[alone]["log"]
     assert {state_of(store, one) for one in (run, alone)} == {"SUCCEEDED"}
@@ -291,12 +293,6 @@ def test_a_run_begun_here_and_resumed_on_slurm_ends_in_a_pod(
     metrics = {one: store.get_json(f"runs/{one}/metrics.json") for one in (run, alone)}
     assert [metrics[one]["attempts"] for one in (run, alone)] == [3, 1]
     assert metrics[run]["repeated_steps"] > 0
-    began = [store.get_json(f"runs/{run}/attempts/{number}.json") for number in (3, 4, 5)]
-    assert [one["repeated_steps"] for one in began] == [
-        0,
-        0,
-        0,
-    ]  # a pod that is told to stop loses nothing, on any server
     assert adapter_sha256(store, run) == adapter_sha256(store, alone)
     assert metrics[run]["log"] == metrics[alone]["log"]
 

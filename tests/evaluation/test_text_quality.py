@@ -77,7 +77,7 @@ def test_an_answer_as_it_was_trained_is_well_formed(sentences: list[str]) -> Non
 )
 def test_the_form_and_the_words_of_an_answer(text: str, well_formed: bool, used: int) -> None:
     answer = Answer(WORDS, text)
-    assert (answer.is_well_formed(), answer.used()) == (well_formed, used)
+    assert (answer.is_well_formed(), len(answer.words) - len(answer.unused())) == (well_formed, used)
 
 
 @pytest.mark.parametrize(
