@@ -103,14 +103,15 @@ def line(card: Card, t: ReportLanguage) -> Markdown:
                 limits=_limits(gap, t),
             )
         )
-    return joined([*parts, *_lacking(card, t), *_rough(card, t), *_gain(card, t)], " ")
+    doubts = [*_lacking(card, t), *_alike(card, t), *_rough(card, t)]
+    return joined([*parts, *_rated(card, t), *doubts, *_gain(card, t)], " ")
 
 
 def sentences(card: Card, t: ReportLanguage) -> list[Markdown]:
     """What was measured, what follows from it, and what training gained."""
     figures = card.figures
     found = [*([_measured(card, t)] if figures and figures.written else []), _conclusion(card, t)]
-    found += [*_lacking(card, t), *_alike(card, t), *_rough(card, t)]
+    found += [*_rated(card, t), *_lacking(card, t), *_alike(card, t), *_rough(card, t)]
     if figures and figures.gap and figures.gap.wasserstein.low is not None:
         distance = figures.gap.wasserstein
         found.append(
@@ -121,6 +122,23 @@ def sentences(card: Card, t: ReportLanguage) -> list[Markdown]:
             )
         )
     return [*found, *_gain(card, t), *_kept(card, t)]
+
+
+def _rated(card: Card, t: ReportLanguage) -> list[Markdown]:
+    """What people said of the level of its sentences; nothing where nobody was asked."""
+    found = []
+    for one in card.rated:
+        gap, values = one.mean_difference, {"n": t.count(one.sentences), "level": one.level}
+        values["gap"] = t.signed(gap.value)
+        if gap.interval is None:
+            message = N_("People who rated {n} of its sentences put them {gap} levels from {level}.")
+        else:
+            values["limits"] = f"{t.figure(gap.interval.low)} … {t.figure(gap.interval.high)}"
+            message = N_(
+                "People who rated {n} of its sentences put them {gap} levels from {level} (95% interval {limits})."
+            )
+        found.append(t(message, **values))
+    return found
 
 
 def _rough(card: Card, t: ReportLanguage) -> list[Markdown]:

@@ -15,6 +15,7 @@ from cefr_batch.config.schema import STARTER, Level
 from cefr_batch.data.pairs import read_pairs
 from cefr_batch.evaluation.bootstrap import Interval
 from cefr_batch.evaluation.level_estimator import level_estimator
+from cefr_batch.human_eval.level_scores import DistanceToTarget
 from cefr_batch.records.level_figures import LevelFigures, LevelFiguresByMode, WrittenLevels
 from cefr_batch.records.metrics import Metrics
 from cefr_batch.report.collect import Entry, Report
@@ -60,7 +61,8 @@ class Gain:
 class Card:
     """What a report opens with, for one level. ``figures``: of the tuned model; ``nearest``: the level whose sentences
     measure most like the model's, where that is another than its own; ``alike``: the levels whose sentences measure less
-    than half a level from those of its own; ``gain`` is None without figures."""
+    than half a level from those of its own; ``gain`` is None without figures; ``rated``: the levels that people gave to
+    the tuned model's sentences, of each run that has such."""
 
     label: str
     entry: Entry
@@ -70,6 +72,7 @@ class Card:
     nearest: str | None = None
     gain: Gain | None = None
     alike: tuple[str, ...] = ()
+    rated: tuple[DistanceToTarget, ...] = ()
 
 
 def cards(report: Report, comparison: Comparison) -> list[Card]:
@@ -92,7 +95,13 @@ def _card(report: Report, entry: Entry, gains: Mapping[str, Gain]) -> Card:
             nearest = _nearest(figures.written.mean.value, known, entry.level)
         own = known[entry.level]
         alike = tuple(level for level in sorted(known) if level != entry.level and abs(known[level] - own) < HALF)
-    return Card(label, entry, verdict, figures, untrained, nearest, gains[label], alike)
+    return Card(label, entry, verdict, figures, untrained, nearest, gains[label], alike, _rated(report, entry))
+
+
+def _rated(report: Report, entry: Entry) -> tuple[DistanceToTarget, ...]:
+    judged = report.ratings.levels if report.ratings else None
+    runs = {result.run for result in entry.results}
+    return tuple(one for one in (judged.distances if judged else ()) if one.run in runs and one.model == "tuned")
 
 
 def _nearest(mean: float, known: Mapping[str, float], own: str) -> str | None:
