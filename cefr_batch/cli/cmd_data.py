@@ -207,7 +207,8 @@ def _show(rows: dict[str, Stats], leak: Leakage | None, levels: Sequence[float |
     if levels is not None:
         headings.append("LEVEL")
         cells = [[*row, "" if level is None else f"{level:.2f}"] for row, level in zip(cells, levels, strict=True)]
-    show(table(cells, headings))
+    known = [n for n, column in enumerate(zip(*cells, strict=True)) if any(column)]  # not all are counted in pairs
+    show(table([[row[n] for n in known] for row in cells], [headings[n] for n in known]))
     if leak:
         click.echo(
             f"Leakage: {leak.sentences_percent:.1f} % of the evaluation sentences occur word for word in the training "

@@ -74,6 +74,8 @@ def folder(trained: Path, tiny_model: Path, tmp_path: Path) -> Path:
     for table in ("my_sentences.csv", "cumlelerim.csv"):
         rows = [f'{pair.word},"{pair.sentence}"' for pair in read_pairs("starter", Level.B1)]
         (here / table).write_text("\n".join(["word,sentence", *rows]))
+    for table in ("unfinished.csv", "eksik.csv"):
+        (here / table).write_text("\n".join(["word,sentence", *rows[:4], "travel,", *rows[4:]]))
     for table in ("words.xlsx", "kelimeler.xlsx"):
         _spreadsheet(here / table)
     run = next((here / "runs" / "datasets").iterdir())

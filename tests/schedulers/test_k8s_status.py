@@ -127,6 +127,16 @@ CASES: dict[str, tuple[Object | None, list[Object], list[Object], State, list[st
             '(ImagePullBackOff): the image cannot be pulled: Back-off pulling image "x"; cancel the run, correct image or'
         ],
     ),
+    "image, in many words": (
+        job(),
+        [pod("Pending", waits("ErrImagePull", f"failed to pull: {'failed to copy: ' * 30}unauthorized"), SCHEDULED)],
+        [],
+        State.PENDING,
+        [
+            "(ErrImagePull): the image cannot be pulled: failed to pull: failed to copy",
+            "failed to copy: unauthorized; cancel",
+        ],
+    ),
     "image never pulled": (
         job(),
         [pod("Pending", waits("ErrImageNeverPull"), SCHEDULED)],

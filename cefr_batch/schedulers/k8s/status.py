@@ -393,9 +393,10 @@ def _last_warning(warnings: Sequence[Object], kind: str, of: Object, reasons: Se
 
 
 def _one_line(text: str) -> str:
-    """The text in one line, of at most 300 characters."""
+    """The text in one line, of at most 300 characters: its beginning and, since an error that passed through several
+    programs names its cause last, its end."""
     line = " ".join(text.split())
-    return line if len(line) <= 300 else f"{line[:297]}..."
+    return line if len(line) <= 300 else f"{line[:120]} … {line[-177:]}"
 
 
 def _phase(pod: Object) -> str:
