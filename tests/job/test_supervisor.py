@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from huggingface_hub import ModelCard
-from support.job_runs import claimed_run, stored
+from support.job_runs import claimed_run, start_job, stored
 from support.released import released_store
 from support.report_stores import A1, metrics
 from support.stand_in import until
@@ -41,8 +41,7 @@ from cefr_batch.files import write_json
 from cefr_batch.job import stage_runner, store_retry, supervisor
 from cefr_batch.job.log import Console, LogFile, logging_to
 from cefr_batch.job.publish import RunResults
-from cefr_batch.job.supervisor import Supervisor
-from cefr_batch.job.supervisor import run_job as run_job_here
+from cefr_batch.job.supervisor import Supervisor, run_job
 from cefr_batch.job.sync import Mirror
 from cefr_batch.records import layout
 from cefr_batch.records.layout import WorkDir, default_work_root
@@ -60,11 +59,6 @@ def results_without_stages(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
     monkeypatch.setattr(supervisor, "results", lambda *_: found)
 
 
-def run_job(store: LocalStore, run: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cefr_batch", "run-job", run, "--store", store.url]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def wait_for(job: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
     while not condition():
         assert job.poll() is None, job.communicate()[0]
@@ -79,7 +73,7 @@ def test_a_complete_run_is_listed_object_by_object(tiny_model: Path, tmp_path: P
     write_json(left.path(layout.SPEC), {"run": run, "spec": "another"})
     write_json(left.path(layout.stage_name("train")), {"stage": "train", "seconds": 1, "result": {}})
 
-    job = run_job(store, run)
+    job = start_job(store, run)
     output, _ = job.communicate()
     assert job.returncode == 0, output
     folder = tmp_path / "store" / "runs" / run
@@ -114,7 +108,7 @@ def test_a_complete_run_is_listed_object_by_object(tiny_model: Path, tmp_path: P
         assert str(tiny_model.parent) not in str(card), "a folder of this machine"
     assert not left.root.exists(), "a complete run needs no folder here"
 
-    again = run_job(store, run)
+    again = start_job(store, run)
     output, _ = again.communicate()
     assert (again.returncode, "complete already" in output) == (0, True)
     assert stored(store, run, layout.MANIFEST) == manifest
@@ -165,7 +159,7 @@ def scalars(folder: Path) -> dict[str, list[int]]:
 def test_a_stage_that_the_system_kills_is_told_as_such(tiny_model: Path, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     run = claimed_run(store, tiny_model, "training.max_steps=5000")
-    job = run_job(store, run)
+    job = start_job(store, run)
     wait_for(job, lambda: status(store, run).get("stage") == "train")
     (child,) = psutil.Process(job.pid).children()
     child.kill()
@@ -185,7 +179,7 @@ def test_asked_to_stop_it_stores_a_checkpoint_and_says_how_to_go_on(
 ) -> None:
     store = LocalStore(tmp_path / "store")
     run = claimed_run(store, tiny_model, "training.max_steps=5000", "training.eval_steps=4000")
-    job = run_job(store, run)
+    job = start_job(store, run)
     wait_for(job, lambda: trained_step(store, run) >= 3)
     job.send_signal(number)
     output, _ = job.communicate()
@@ -226,7 +220,7 @@ def test_a_stage_that_hangs_is_killed_and_its_checkpoint_counts(
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         with pytest.raises(Interrupted, match="stopped on request in stage train; its last checkpoint is of step"):
-            run_job_here(store, run, tmp_path / "work")
+            run_job(store, run, tmp_path / "work")
     finally:
         ended.set()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -248,11 +242,11 @@ def test_of_two_jobs_of_a_run_the_older_stops_and_the_newer_completes_it(
     """As when a scheduler restarts a job on another node while the first one still lives."""
     store = LocalStore(tmp_path / "store")
     run = claimed_run(store, tiny_model, "training.max_steps=60", "training.eval_steps=20")
-    older = run_job(store, run)
+    older = start_job(store, run)
     wait_for(older, lambda: status(store, run).get("stage") == "train")
     if not same_machine:
         monkeypatch.setenv("CEFR_BATCH_WORK", str(tmp_path / "other-machine"))
-    newer = run_job(store, run)
+    newer = start_job(store, run)
     told, _ = older.communicate()
     assert older.returncode == 1, told
     assert "attempt 2" in told
@@ -267,7 +261,7 @@ def test_of_two_jobs_of_a_run_the_older_stops_and_the_newer_completes_it(
 def test_data_that_would_be_cut_stops_the_job_before_any_model_is_loaded(tiny_model: Path, tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     run = claimed_run(store, tiny_model, "training.max_length=16")
-    job = run_job(store, run)
+    job = start_job(store, run)
     output, _ = job.communicate()
     assert job.returncode == 2, output
     assert "training.max_length" in status(store, run)["message"]
@@ -289,7 +283,7 @@ def test_a_job_that_would_fail_again_exits_with_2_so_that_nobody_starts_it_again
         pytest.skip("Unsloth is installed here")
     store = LocalStore(tmp_path / "store")
     run = claimed_run(store, tiny_model, *settings)
-    job = run_job(store, run)
+    job = start_job(store, run)
     output, _ = job.communicate()
     assert job.returncode == 2, output
     assert "Traceback" not in output
@@ -299,7 +293,7 @@ def test_a_job_that_would_fail_again_exits_with_2_so_that_nobody_starts_it_again
 def test_a_job_whose_data_are_gone_exits_with_2(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
-    job = run_job(store, run)
+    job = start_job(store, run)
     output, _ = job.communicate()
     assert job.returncode == 2, output
     assert "does not exist" in status(store, run)["message"]
@@ -332,7 +326,7 @@ def test_a_disk_that_fills_up_in_mid_stage_is_told_as_such(
 
     monkeypatch.setattr(Supervisor, "_compute", computes)
     with pytest.raises(JobFailed, match=f"work folder .*{run} is full, or over its quota; free some space, or name a"):
-        run_job_here(store, run, tmp_path / "work")
+        run_job(store, run, tmp_path / "work")
     assert "CEFR_BATCH_WORK, then `cefr-batch resume" in status(store, run)["message"]
 
 
@@ -356,7 +350,7 @@ def test_what_others_left_in_a_run_of_0_1_0_does_not_keep_it_from_being_complete
     )
     for name in foreign:
         store.put(layout.run_key(run, name), b"{}")
-    job = run_job(store, run)
+    job = start_job(store, run)
     output, _ = job.communicate()
     assert job.returncode == 0, output
     verified = Session(store).verify(run)
@@ -386,7 +380,7 @@ def test_credentials_that_expire_at_the_end_are_waited_for(
     store = ExpiringStore(whole.root)
     store.name = name
     monkeypatch.setattr(store_retry, "_PAUSES", (0,))
-    run_job_here(store, run, tmp_path / "work")
+    run_job(store, run, tmp_path / "work")
     said = [line for line in capsys.readouterr().out.splitlines() if "the job retries" in line]
     assert len(said) == 3
     for line in said:
@@ -431,7 +425,7 @@ def test_a_job_that_begins_waits_for_the_store(
     monkeypatch.setattr(Mirror, "pull_stages", fetch)
     monkeypatch.setattr(supervisor, "fetch_dataset", _raises(JobFailed("the first stage")))
     with pytest.raises(JobFailed, match="the first stage"):
-        run_job_here(store, run, tmp_path / "work")
+        run_job(store, run, tmp_path / "work")
     said = [line for line in capsys.readouterr().out.splitlines() if "the job retries" in line]
     assert len(said) == 3
     for line in said:
@@ -469,7 +463,7 @@ def test_a_work_folder_that_cannot_be_written_is_told_to_the_store(tmp_path: Pat
     work.write_text("a file where the folder should be")
     (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
     with pytest.raises(MachineError, match=r"work folder .* cannot be written .*name another with --work"):
-        run_job_here(store, run, work)
+        run_job(store, run, work)
     assert status(store, run)["state"] == "FAILED"
     assert "cannot be written" in status(store, run)["message"]
 
@@ -495,7 +489,7 @@ def test_what_cannot_be_stored_stays_and_the_job_says_where(
     with pytest.raises(
         StoreError, match=f"{error}; what this job computed is in (.*); `cefr-batch resume {run}` stores it"
     ) as caught:
-        run_job_here(store, run, work)
+        run_job(store, run, work)
     folder = WorkDir.of(work, store.url, run).root
     assert str(folder) in str(caught.value)
     assert f"not everything could be stored: {error}; what this job computed is in {folder}" in capsys.readouterr().out
@@ -518,7 +512,7 @@ def test_a_stage_that_alone_was_asked_to_stop_is_an_interruption(
 
     monkeypatch.setattr(Supervisor, "_compute", stage)
     with pytest.raises(Interrupted, match=r"it had no checkpoint yet$"):
-        run_job_here(store, run, tmp_path / "work")
+        run_job(store, run, tmp_path / "work")
     assert status(store, run)["state"] == "PREEMPTED"
 
 
@@ -539,7 +533,7 @@ def test_superseded_while_it_hashes_what_is_stored_it_completes_nothing(
     results_without_stages(monkeypatch, run)
     monkeypatch.setattr(supervisor, "manifest", hashing)
     with pytest.raises(LeaseLost, match=f"attempt 2 of {run} has started|another attempt of {run} completed it"):
-        run_job_here(store, run, tmp_path / "work")
+        run_job(store, run, tmp_path / "work")
     assert stored(store, run, name) == {"by": "the successor"}
     assert store.exists(layout.run_key(run, layout.MANIFEST)) == (then == "completed")
     assert status(store, run)["state"] == "RUNNING", "how it ends is its successor's to say"
@@ -577,7 +571,7 @@ def test_the_status_goes_on_while_an_upload_takes_long(tmp_path: Path, monkeypat
     monkeypatch.setattr(supervisor, "HEARTBEAT_SECONDS", 0.02)
     monkeypatch.setattr(Supervisor, "_compute", computes)
     results_without_stages(monkeypatch, run)
-    run_job_here(store, run, tmp_path / "work")
+    run_job(store, run, tmp_path / "work")
     assert store.exists(layout.run_key(run, layout.MANIFEST))
 
 
@@ -593,7 +587,7 @@ def test_a_complete_run_leaves_nothing_unfinished_in_the_store(tmp_path: Path, m
 
     monkeypatch.setattr(Supervisor, "_compute", computes)
     results_without_stages(monkeypatch, run)
-    run_job_here(store, run, tmp_path / "work")
+    run_job(store, run, tmp_path / "work")
     assert not left.exists()
 
 
@@ -615,7 +609,7 @@ def test_a_manifest_whose_answer_was_lost_is_its_own(tmp_path: Path, monkeypatch
     (run,) = claim(store, [(load_spec("A2", overrides=["backend=peft"]), "0" * 64)])
     monkeypatch.setattr(Supervisor, "_compute", lambda _: None)
     results_without_stages(monkeypatch, run)
-    run_job_here(store, run, tmp_path / "work")
+    run_job(store, run, tmp_path / "work")
     assert store.lost
     assert stored(store, run, layout.MANIFEST)["run"] == run
 

@@ -41,9 +41,10 @@ def claimed_run(store: LocalStore, model: Path, *extra: str) -> str:
     return run
 
 
-def start_job(store: LocalStore, run: str, work: Path) -> subprocess.Popen[str]:
-    """The whole job, in a process of its own."""
-    command = [sys.executable, "-m", "cefr_batch", "run-job", run, "--store", store.url, "--work", str(work)]
+def start_job(store: LocalStore, run: str, work: Path | None = None) -> subprocess.Popen[str]:
+    """The whole job, in a process of its own. ``work``: the folder of all jobs, if not this user's."""
+    command = [sys.executable, "-m", "cefr_batch", "run-job", run, "--store", store.url]
+    command += ["--work", str(work)] if work else []
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
