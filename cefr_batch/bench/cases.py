@@ -72,5 +72,5 @@ def chosen(names: Sequence[str]) -> list[BenchCase]:
     """The cases of these names, or all. Raises ``UsageError`` for a name that none has."""
     known = {case.name: case for case in CASES}
     if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"no case {', '.join(unknown)}; choose from {', '.join(known)}")
+        raise UsageError(f"there is no case {', '.join(unknown)}; choose from {', '.join(known)}")
     return [case for case in CASES if not names or case.name in names]

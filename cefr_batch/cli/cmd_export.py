@@ -28,7 +28,7 @@ def _forms(_context: click.Context, _parameter: click.Parameter, values: Sequenc
     valid = (*get_args(ExportForm), VLLM, HUB)
     named = [name.strip() for value in values for name in value.split(",")]
     if unknown := [name for name in named if name not in valid]:
-        raise UsageError(f"--to: no format {', '.join(map(repr, unknown))}; valid: {', '.join(valid)}")
+        raise UsageError(f"--to: there is no format {', '.join(map(repr, unknown))}; valid: {', '.join(valid)}")
     return list(dict.fromkeys(named))
 
 
@@ -144,7 +144,7 @@ def _say(exported: Exported, out: Path | None, *, ollama: bool) -> None:
 
 
 def _verdict(check: ExportCheck) -> str:
-    ties = f" and {check.ties} except for a tie" if check.ties else ""
+    ties = f" ({check.ties} more except where two tokens are equally probable)" if check.ties else ""
     return (
         f"verified with {check.program} on {check.examples} examples: {check.equal_prompts} prompts equal, "
         f"{check.equal_texts} greedy texts equal{ties}, loss {check.exported_loss:.4f} (merged model "

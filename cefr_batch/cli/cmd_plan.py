@@ -88,7 +88,7 @@ def _column(planned: RunPlan, profile: str | None) -> dict[str, str]:
         **_data_rows(data),
         "Training examples": f"{plan.train.examples:,}",
         "Evaluation examples": f"{plan.eval.examples:,}{used}",
-        "Sentences seen in training": f"{planned.leakage.sentences_percent:.1f} % of evaluation's",
+        "Sentences seen in training": f"{planned.leakage.sentences_percent:.1f} % of the evaluation set's",
         "Prompt": spec.model.prompt,
         "Longest example": f"{plan.longest_tokens} of {plan.max_length} tokens",
         "Truncated": f"{plan.train.truncated:,} training, {plan.eval.truncated:,} eval",

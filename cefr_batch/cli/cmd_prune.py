@@ -29,7 +29,7 @@ from cefr_batch.runner import PruneRules, Removal, Session
     "unstarted_days",
     metavar="DAYS",
     type=click.FloatRange(min=0),
-    help="Runs that got their names longer ago than this, as by `render --claim`, and were never started.",
+    help="Runs that got their names longer ago than this (for example by `render --claim`) but were never started.",
 )
 @click.option(
     "--keep", metavar="N", type=click.IntRange(min=1), help="Complete runs, except for the newest N of each level."

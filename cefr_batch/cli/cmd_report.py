@@ -155,7 +155,7 @@ def _wait(session: Session, runs: Sequence[str], seconds: int, queued: int) -> t
         check_run_name(run)
         click.echo(f"waiting for {run}, which is not in {session.store.url} yet", err=True)
     for run in session.wait_in_job(runs, seconds, queued_seconds=queued):
-        when = f"{seconds} s after its start, or {queued} s without one"
+        when = f"{seconds} s after its start, or {queued} s without having started"
         click.echo(f"warning: {run} has not ended ({when}); the report does not have its result", err=True)
     known = set(session.runs())
     return tuple(run for run in runs if run in known) or tuple(runs)

@@ -101,7 +101,7 @@ def _pair_warnings(pair: Pair, earlier: str | None) -> Iterator[tuple[str, str]]
     if not uses_word(pair.sentence, pair.word):
         yield "the word is not in its sentence; the pair is used as it is", f"{pair.word!r} in {pair.sentence!r}"
     elif _capital_by_chance(pair):
-        yield "the word has a capital letter that its sentence has not; it is used as it is", repr(pair.word)
+        yield "the word has a capital letter, but not in its sentence; it is used as it is", repr(pair.word)
     if _NUMBER.match(pair.sentence):
         yield "the sentence begins with a number, but examples number it anyway; remove it", repr(pair.sentence)
 

@@ -94,7 +94,7 @@ def why_fewer(form: Form, runs: Sequence[Generated], items: int) -> list[str]:
 def _too_few(run: Generated, words: int) -> str:
     cut = f"; {run.cut} answers were cut off at generation.max_new_tokens, so raise that too" if run.cut else ""
     asked = f" of the {run.asked} asked for" if run.asked else ""
-    return f"{run.run}: both models wrote a sentence for {len(run.pairs)}{asked} words, and {words} are wanted{cut}"
+    return f"{run.run}: both models wrote a sentence for {len(run.pairs)} words{asked}, and {words} are wanted{cut}"
 
 
 def _answers_for(run: Generated, words: int) -> int:

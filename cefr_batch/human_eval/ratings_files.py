@@ -82,7 +82,7 @@ def read_submissions(path: Path, problems: list[Problem]) -> list[RaterSubmissio
         if qualification and submission.qualification is None:  # it need not be in each row
             submission.qualification = qualification
         elif qualification and qualification != submission.qualification:
-            what = f"{qualification} is another than {submission.qualification}, which rater {rater} has before"
+            what = f"{qualification} differs from {submission.qualification}, which rater {rater} has in an earlier row"
             problems.append(Problem(f"{row.where}, qualification", f"{what}; keep one"))
         submissions[form, rater] = submission
         _add(submission, row, problems)

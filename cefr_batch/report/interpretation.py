@@ -37,30 +37,30 @@ def _level(comparison: Comparison, row: Row, i: int, t: ReportLanguage) -> Markd
     if found and not found.excludes_zero:
         return t(
             "{level}: whether fine-tuning changed the loss over the response is not certain: the 95% interval of the "
-            "reduction, {interval}, includes 0 (over all tokens, the prompt's too: {all}).",
+            "reduction, {interval}, includes 0 (over all tokens, including the prompt's: {all}).",
             **values,
         )
     if spread.mean > 0 and found:
         return t(
             "{level}: fine-tuning lowered the loss over the response by {share} (95% interval {interval}; over all tokens, "
-            "the prompt's too: {all}).",
+            "including the prompt's: {all}).",
             **values,
         )
     if spread.mean > 0:
         return t(
-            "{level}: fine-tuning lowered the loss over the response by {share} (over all tokens, the prompt's too: {all}); "
-            "an interval needs the stored losses of at least two examples, so there is none.",
+            "{level}: fine-tuning lowered the loss over the response by {share} (over all tokens, including the "
+            "prompt's: {all}); an interval needs the stored losses of at least two examples, so there is none.",
             **values,
         )
     if found:
         return t(
             "{level}: fine-tuning raised the loss over the response by {share} (95% interval of the reduction {interval}; "
-            "over all tokens, the prompt's too: {all}).",
+            "over all tokens, including the prompt's: {all}).",
             **values,
         )
     return t(
-        "{level}: fine-tuning did not lower the loss over the response: it rose by {share} (reduction over all tokens, the "
-        "prompt's too: {all}).",
+        "{level}: fine-tuning did not lower the loss over the response: it rose by {share} (reduction over all tokens, "
+        "including the prompt's: {all}).",
         **values,
     )
 

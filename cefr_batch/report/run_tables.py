@@ -297,7 +297,11 @@ def _export_row(one: ExportRecord, t: ReportLanguage) -> Sequence[Inline]:
         return form, size, t("not verified"), NONE, NONE, NONE
     check = one.check
     values = {"n": t.count(check.equal_texts), "all": t.count(check.examples), "ties": t.count(check.ties)}
-    texts = t("{n} of {all}, {ties} more except for a tie", **values) if check.ties else t("{n} of {all}", **values)
+    texts = (
+        t("{n} of {all}, {ties} more except where two tokens are equally probable", **values)
+        if check.ties
+        else t("{n} of {all}", **values)
+    )
     prompts = t("{n} of {all}", n=t.count(check.equal_prompts), all=t.count(check.examples))
     return form, size, prompts, texts, t.figure(check.exported_loss, 4), t.figure(check.merged_loss, 4)
 

@@ -36,20 +36,18 @@ _CONCLUSIONS = {
         "There are **too few answers or evaluation sentences to tell**; a larger `generation.examples` gives more answers."
     ),
     Verdict.BELOW: N_(
-        "So it writes **below its level**, by {size} levels (95% interval {sizes}); its sentences are still nearer to those "
-        "of its own level than to those of another."
+        "So it writes **below its level**, by {size} levels (95% interval {sizes}), but not clearly at another level."
     ),
     Verdict.ABOVE: N_(
-        "So it writes **above its level**, by {size} levels (95% interval {sizes}); its sentences are still nearer to those "
-        "of its own level than to those of another."
+        "So it writes **above its level**, by {size} levels (95% interval {sizes}), but not clearly at another level."
     ),
     Verdict.SLIGHTLY_BELOW: N_(
-        "So it writes **at its level, slightly below it**: the difference, {gap} levels (95% interval {limits}), is hardly "
-        "chance, but small."
+        "So it writes **at its level, slightly below it**: the difference, {gap} levels (95% interval {limits}), is small, "
+        "but unlikely to be chance."
     ),
     Verdict.SLIGHTLY_ABOVE: N_(
-        "So it writes **at its level, slightly above it**: the difference, {gap} levels (95% interval {limits}), is hardly "
-        "chance, but small."
+        "So it writes **at its level, slightly above it**: the difference, {gap} levels (95% interval {limits}), is small, "
+        "but unlikely to be chance."
     ),
     Verdict.MIXED: N_(
         "On average it writes at its level (difference {gap} levels, 95% interval {limits}), **but its sentences vary "
@@ -149,14 +147,20 @@ def _rough(card: Card, t: ReportLanguage) -> list[Markdown]:
     answers = figures.written.units
     if answers >= FEW_UNITS:
         return []
-    return [t("This rests on only {n} answers, so it is rough: others may give another verdict.", n=t.count(answers))]
+    return [
+        t(
+            "This rests on only {n} answers, so it is rough: other answers may give another verdict.",
+            n=t.count(answers),
+        )
+    ]
 
 
 def _alike(card: Card, t: ReportLanguage) -> list[Markdown]:
     """The levels that the verdict does not tell from the model's own."""
     return [
         t(
-            "Sentences of {other} measure less than half a level from those of {level}, so this cannot tell the two apart.",
+            "Sentences of {other} measure less than half a level from those of {level}, so the report cannot tell the "
+            "two levels apart.",
             other=other,
             level=card.entry.level,
         )

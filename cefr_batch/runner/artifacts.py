@@ -127,7 +127,7 @@ def check_parts(names: Sequence[str]) -> None:
     """Raise ``UsageError`` unless all are names of parts."""
     unknown = [name for name in names if name not in PARTS]
     if unknown:
-        raise UsageError(f"--only: no part {', '.join(map(repr, unknown))}; valid: {', '.join(PARTS)}")
+        raise UsageError(f"--only: there is no part {', '.join(map(repr, unknown))}; valid: {', '.join(PARTS)}")
 
 
 def _belongs(name: str, part: str) -> bool:

@@ -166,8 +166,8 @@ class _Described:
             return cls(_READY.format(train=_relative(files[0], jobs), evaluation=_relative(files[1], jobs)))
         if holds == ["examples"]:
             raise UsageError(
-                f"--data {files[0]} holds ready examples, of which training and evaluation are two files: give both, or "
-                f"take it apart with `cefr-batch data pairs {files[0]} --out pairs.json` and give pairs.json"
+                f"--data {files[0]} holds ready examples; give two such files, for training and for evaluation, or take "
+                f"this one apart with `cefr-batch data pairs {files[0]} --out pairs.json` and give pairs.json"
             )
         if len(files) > 1:
             raise UsageError("--data: give one file of sentence pairs, or two of examples (training, then evaluation)")

@@ -96,7 +96,7 @@ def _refusal(state: RunState, cluster: str | None, chosen: Scheduler[Any] | None
         return "was never submitted, so it is not known where to start it: add --cluster NAME (local: this machine)"
     if cluster is None and state.attempt and not force:
         elsewhere = f"`cefr-batch resume {state.run} --force --cluster NAME` starts it on another cluster"
-        return f"was not started by submit; {START_AGAIN}, or {elsewhere}, without --cluster on this machine"
+        return f"was not started by submit; {START_AGAIN}, or {elsewhere} (without --cluster: on this machine)"
     if state.state is State.UNKNOWN and cluster is not None and not force:
         return f"{state.reason}; if its job is surely gone, --force starts it again"
     return ""

@@ -103,7 +103,7 @@ class Facts:
     def next_step(self) -> str:
         """How to continue, for the end of a reason."""
         if self.submission is None and self.status is None:
-            return f"apply what `render` printed, or start it by `cefr-batch resume {self.run} --cluster NAME`"
+            return f"apply what `render` printed, or start it with `cefr-batch resume {self.run} --cluster NAME`"
         if self.submission is None:
             return START_AGAIN
         return f"`cefr-batch resume {self.run}` {'resumes' if self.status else 'starts'} it"

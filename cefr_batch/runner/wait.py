@@ -82,7 +82,7 @@ def wait_until_ended(
         states = look(waiting)
         for lost in (one for one in states if one.state is State.UNKNOWN and one.run not in unasked):
             unasked.add(lost.run)
-            log.warning("%s: %s; its end is looked for in the store", lost.run, lost.reason)
+            log.warning("%s: %s; the store will show when it has ended", lost.run, lost.reason)
         known = {one.run: one.settled for one in states if one.observed and one.state is not State.UNKNOWN}
         ended = {run for run in waiting if known.get(run, False) or (run not in known and _ended(store, run))}
         new = {run for run in waiting if run not in started and run not in ended and _has_started(store, run)}

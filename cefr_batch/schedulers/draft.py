@@ -16,7 +16,7 @@ _WIDTH = 116  # of a comment, without its "# "
 @dataclass(frozen=True)
 class DraftSetting:
     """A setting of a site file. ``why``: where the value comes from. The value of one that is not ``known`` is an example,
-    and ``why`` says why it could not be found out."""
+    and ``why`` says why it is not known."""
 
     key: str
     value: Any
@@ -25,7 +25,7 @@ class DraftSetting:
 
 
 def unknown(why: str, **examples: Any) -> list[DraftSetting]:
-    """Settings that all could not be found out for the same reason."""
+    """Settings that are all not known for the same reason."""
     return [DraftSetting(key, value, why, known=False) for key, value in examples.items()]
 
 
@@ -35,7 +35,7 @@ def draft_text(heading: str, settings: Iterable[DraftSetting]) -> str:
     reason = ""
     for one in settings:
         if one.why != reason or one.known:
-            lines += ["", *_comment(one.why if one.known else f"Not found out: {one.why}")]
+            lines += ["", *_comment(one.why if one.known else f"Not known: {one.why}")]
         lines.append(f"{'' if one.known else '# '}{one.key}: {as_yaml(one.value)}")
         reason = "" if one.known else one.why
     return "\n".join([*lines, ""])

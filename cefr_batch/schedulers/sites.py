@@ -158,7 +158,7 @@ def check_image(where: str, image: str, backends: Iterable[str], *, has_gpu: boo
         return
     what, remedy = "backend unsloth", "set `backend: peft` in the site file, or --set backend=peft"
     if _FOR_CPUS.search(image.partition("@")[0].rpartition("/")[2]):
-        problem = f"{image} is by its name an image for CPUs, which has no Unsloth, and jobs would train with Unsloth"
+        problem = f"{image} has the name of an image for CPUs, which has no Unsloth, but jobs would train with Unsloth"
         yield Check(
             what, f"{where}: {problem}; {remedy}, or name an image that has it (the one with -cuda)", opinion=True
         )

@@ -125,7 +125,7 @@ def test_status_and_list_show_every_run_and_json_is_one_document(
         assert document[running]["state"] == "RUNNING"
         assert (document[running]["step"], document[running]["steps"]) == (3, 12)
         assert document[waiting]["state"] == "UNKNOWN"
-    assert f"start it by `cefr-batch resume {waiting} --cluster NAME`" in cefr_batch("status").out
+    assert f"start it with `cefr-batch resume {waiting} --cluster NAME`" in cefr_batch("status").out
 
 
 def test_a_table_that_is_piped_is_not_wrapped_cut_or_drawn(

@@ -129,9 +129,12 @@ def test_a_clusters_list_says_which_machine_a_check_was_of_and_no_name_twice(
         api.add("/api/v1/namespaces/team/secrets", {"metadata": {"name": "cefr-batch-store"}, "data": keys})
         monkeypatch.setattr("cefr_batch.store.s3.S3Store.check", lambda store: None)
         monkeypatch.setattr("cefr_batch.schedulers.k8s.checks.own_keys", lambda url: None)
-        assert "WRONG    backend unsloth: k8s/here.yaml: image: r/cefr-batch:1-cpu is by" in cefr_batch(*arguments).out
+        assert (
+            "WRONG    backend unsloth: k8s/here.yaml: image: r/cefr-batch:1-cpu has the name"
+            in cefr_batch(*arguments).out
+        )
         api.refused = {"GET /api/v1/namespaces/team/secrets": 403}
         well = cefr_batch(*arguments, "--set", "backend=peft")
     assert well.code == 0, well.out
-    assert "maybe    secret cefr-batch-store: not checked, you may not read it" in well.out
+    assert "maybe    secret cefr-batch-store: not checked, since you may not read it" in well.out
     assert f"ok       model {tiny_model} (on this machine; what pods have was not checked)\n" in well.out

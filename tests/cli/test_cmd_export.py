@@ -38,8 +38,8 @@ def test_it_says_where_it_is_how_it_was_verified_and_what_is_next(
     assert first.startswith(f"{run}: gguf-f16, ")
     assert first.endswith(f", in {store.url}/runs/{run}/exports/gguf-f16")
     assert verdict == (
-        "  verified with llama.cpp (llama-cpp-python 0.3.36) on 20 examples: 20 prompts equal, 19 greedy texts equal and 1 "
-        "except for a tie, loss 1.0000 (merged model 1.0000)"
+        "  verified with llama.cpp (llama-cpp-python 0.3.36) on 20 examples: 20 prompts equal, 19 greedy texts equal (1 "
+        "more except where two tokens are equally probable), loss 1.0000 (merged model 1.0000)"
     )
     assert following == [
         f"  cefr-batch pull {run} --only exports",
@@ -78,7 +78,7 @@ def test_a_wrong_export_is_a_failure(cefr_batch: Command, run: str, monkeypatch:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--to", "gguf,onnx"], "--to: no format 'onnx'; valid: gguf, gguf-q8_0, gguf-q4_k_m, ollama, "),
+        (["--to", "gguf,onnx"], "--to: there is no format 'onnx'; valid: gguf, gguf-q8_0, gguf-q4_k_m, ollama, "),
         (["--to", "vllm"], "--to vllm needs --out DIR"),
         (["--to", "hub"], "--to hub needs --repo OWNER/NAME"),
         (["--to", "gguf", "--repo", "me/model"], "--repo and --dry-run need --to hub"),

@@ -21,7 +21,7 @@ def test_the_seeds_files_give_the_seeds_run(tiny_model: Path, capsys: pytest.Cap
     for line in (
         "Training examples           1,800",
         "Evaluation examples         200",
-        "Sentences seen in training  99.0 % of evaluation's",
+        "Sentences seen in training  99.0 % of the evaluation set's",
         "Batch                       16 x 4 = 64 examples",
         "Steps                       290 (29 an epoch)",
         "Warm-up                     29 steps",

@@ -165,7 +165,7 @@ def test_an_image_without_the_runs_backend_is_a_warning_and_the_manifest_is_prin
     arguments = ("render", "--level", "A1", "--cluster", "k8s/mine", "--store", "s3://bucket/prefix")
     told = cut_off(*arguments)
     assert told.returncode == 0, told.stderr
-    assert "k8s/mine.yaml: image: r.example.org/cefr-batch:1-cpu is by its name an image for CPUs" in told.stderr
+    assert "k8s/mine.yaml: image: r.example.org/cefr-batch:1-cpu has the name of an image for CPUs" in told.stderr
     well = cut_off(*arguments, "--set", "backend=peft")
     assert "image for CPUs" not in well.stderr
     assert "kind: Job" in well.stdout

@@ -152,7 +152,7 @@ def test_a_capital_letter_that_a_spreadsheet_made_is_a_warning(tmp_path: Path) -
     ]
     file.write_text("\n".join(["word,sentence", *rows]))
     (warning,) = check_file(file).diagnostics.warnings
-    what = "the word has a capital letter that its sentence has not; it is used as it is"
+    what = "the word has a capital letter, but not in its sentence; it is used as it is"
     assert str(warning) == f"{file}: line 2: {what} ('Dictionary')"
 
 

@@ -302,7 +302,9 @@ def test_each_rows_qualification_is_checked(store: LocalStore, tmp_path: Path) -
     assert found.qualification == "teacher"
     unknown, other = map(str, problems)
     assert "line 4, qualification: 'teacherx' is not valid" in unknown
-    assert "line 5, qualification: student is another than teacher, which rater r1 has before; keep one" in other
+    assert (
+        "line 5, qualification: student differs from teacher, which rater r1 has in an earlier row; keep one" in other
+    )
 
 
 # The command line.
@@ -350,7 +352,7 @@ def test_export_says_when_there_are_fewer_sentences_than_asked_for(
     assert "60 sentences" in made.out
     assert made.err == (
         "note: fewer than the 100 asked for:\n"
-        "  tiny-a1-peft-v1: both models wrote a sentence for 30 of the 30 asked for words, and 50 are wanted\n"
+        "  tiny-a1-peft-v1: both models wrote a sentence for 30 words of the 30 asked for, and 50 are wanted\n"
         "  for more, submit the level again with --set generation.examples=5\n"
     )
 
@@ -367,7 +369,7 @@ def test_export_says_that_answers_were_cut_off(cefr_batch: Command, store: Local
     made = cefr_batch("rate", "export", RUNS[0], "--out", str(tmp_path / "form.html"), "--items", "61")
     assert made.err == (
         "note: fewer than the 61 asked for:\n"
-        "  tiny-a1-peft-v1: both models wrote a sentence for 6 of the 20 asked for words, and 30 are wanted; 2 answers were "
+        "  tiny-a1-peft-v1: both models wrote a sentence for 6 words of the 20 asked for, and 30 are wanted; 2 answers were "
         "cut off at generation.max_new_tokens, so raise that too\n"
         "  a sentence that was written more than once is shown once (2 of them)\n"
         "  each run has the same number of words, and each word two sentences\n"

@@ -240,7 +240,13 @@ def test_exports_are_shown_with_what_their_verification_found(store: LocalStore)
         store.put_record(layout.run_key(RUN, layout.export_name(f"gguf-{kind}")), record)
     add_object(store, RUN, layout.METRICS, {**store.get_json(layout.run_key(RUN, layout.METRICS)), "export": FAILED})
     text = report_markdown(collect(store))
-    assert row(text, "`gguf-f16`") == ["2.0 MB", "20 of 20", "17 of 20, 3 more except for a tie", "1.0610", "1.0610"]
+    assert row(text, "`gguf-f16`") == [
+        "2.0 MB",
+        "20 of 20",
+        "17 of 20, 3 more except where two tokens are equally probable",
+        "1.0610",
+        "1.0610",
+    ]
     assert row(text, "`gguf-q8_0`") == ["2.0 MB", "not verified", "–", "–", "–"]
     assert "`gguf-q8_0` is not verified: `llama.cpp is not installed here`" in text
     assert "`gguf-q4_k_m` was not exported: `no room`" in text

@@ -49,7 +49,7 @@ def test_a_b1_model_that_writes_a1_is_called_so_first_thing(report: Report) -> N
 
 def test_levels_whose_sentences_measure_alike_are_named(report: Report) -> None:
     text = render(report, "md", "en").decode()
-    said = "Sentences of {} measure less than half a level from those of {}, so this cannot tell the two apart."
+    said = "Sentences of {} measure less than half a level from those of {}, so the report cannot tell the two levels apart."
     assert said.format("A1", "A2") in text
     assert said.format("A2", "A1") in text
     assert said.format("A2", "B1") not in text
@@ -132,7 +132,7 @@ def test_all_models_that_wrote_stand_in_one_table_with_the_same_figures(tmp_path
     ]
     for line, level in zip(lines, ("B2", "A2", "A1", "B1", "B1"), strict=True):
         assert f"| {estimates(sentences(level)[:60]).mean():.2f} (" in line
-    said = "This rests on only 10 answers, so it is rough: others may give another verdict."
+    said = "This rests on only 10 answers, so it is rough: other answers may give another verdict."
     assert text.count(said) == 2  # in the opening line and on the card
 
 

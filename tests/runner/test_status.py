@@ -110,7 +110,7 @@ TABLE = [
         "none",
         ANY,
         U,
-        f"never started; apply what `render` printed, or start it by `cefr-batch resume {RUN} --cluster",
+        f"never started; apply what `render` printed, or start it with `cefr-batch resume {RUN} --cluster",
     ),
     ("no", "none", "fresh", ANY, R, "on "),
     ("no", "none", "silent", ANY, U, "its last heartbeat"),

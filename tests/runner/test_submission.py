@@ -111,7 +111,7 @@ def test_a_submitter_that_died_between_claim_and_start_leaves_a_run_that_was_nev
     assert state.state is State.UNKNOWN
     assert (
         state.reason
-        == f"never started; apply what `render` printed, or start it by `cefr-batch resume {run} --cluster NAME`"
+        == f"never started; apply what `render` printed, or start it with `cefr-batch resume {run} --cluster NAME`"
     )
 
 

@@ -142,8 +142,8 @@ def test_a_report_says_which_run_it_did_not_wait_for_any_longer(
     result = cefr_batch("report", RUN, "--wait", "1")
     assert result.code == 1, "there is nothing to report; Kubernetes tries again"
     assert (
-        f"warning: {RUN} has not ended (1 s after its start, or 604800 s without one); the report does not have its result"
-        in result.err
+        f"warning: {RUN} has not ended (1 s after its start, or 604800 s without having started); the report "
+        "does not have its result" in result.err
     )
 
 
@@ -208,7 +208,7 @@ def test_why_a_scheduler_cannot_be_asked_is_said_once(
     Session(store, clock=time.clock).wait_in_job([RUN], 600)
     (told,) = caplog.messages
     assert told.startswith(f"{RUN}: its cluster gave no certificate; ")
-    assert told.endswith("; its end is looked for in the store")
+    assert told.endswith("; the store will show when it has ended")
 
 
 def test_a_complete_run_is_waited_for_until_its_evaluations_have_ended(

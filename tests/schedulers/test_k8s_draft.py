@@ -75,7 +75,7 @@ def test_nodes_that_may_not_be_read_leave_context_and_namespace(
     assert settings == {"extends": "default", "context": "here", "namespace": "team"}
     one_line = " ".join(text.replace("\n#", " ").split())
     assert (
-        "Not found out: nodes is forbidden: User cannot list nodes; ask your cluster's administrators which GPUs"
+        "Not known: nodes is forbidden: User cannot list nodes; ask your cluster's administrators which GPUs"
         in one_line
     )
     assert "Where no node has a GPU, write `gpus: 0`, `node_affinity: []` and `backend: peft`." in one_line
@@ -107,7 +107,7 @@ def test_without_a_kubeconfig_everything_is_a_comment(tmp_path: Path, monkeypatc
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     text, settings = site(tmp_path, monkeypatch)
     assert settings == {"extends": "default"}
-    assert "Not found out: no kubeconfig was found" in text
+    assert "Not known: no kubeconfig was found" in text
 
 
 def test_a_cluster_without_gpus_gets_the_image_for_cpus_and_the_backend_that_is_in_it(

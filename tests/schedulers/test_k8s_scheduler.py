@@ -568,7 +568,7 @@ def test_who_may_not_create_pods_is_told_of_quotas_by_status_instead(
     api.forbidden = {"create pods"}
     scheduler = site()
     assert failing(scheduler) == []
-    assert checks(scheduler)[-1].note == "skipped, you may not create pods; status says if one cannot be created"
+    assert checks(scheduler)[-1].note == "skipped, since you may not create pods; status says if one cannot be created"
     assert not api.asked(f"POST {PODS}")
     (handle,) = scheduler.submit(scheduler.render(JobGroup((JobSpec("run-a", STORE),))))
     message = 'pods "run-a-x" is forbidden: exceeded quota: q'
@@ -600,7 +600,7 @@ def test_a_namespace_that_one_may_not_see_and_has_no_rights_in_may_be_the_wrong_
     _, namespace, permissions, *_ = checks(site(namespace="tame"))
     assert (namespace.warning, namespace.problem) == (
         True,
-        "namespace tame: not checked, you may not read namespaces",
+        "namespace tame: not checked, since you may not read namespaces",
     )
     assert permissions.refuses
     assert permissions.problem.startswith(
@@ -679,7 +679,7 @@ def test_unsloth_where_the_image_lacks_it_is_told_before_pods_find_out(
             (told,) = of_backend(image=image, gpus=gpus)
             assert told.refuses
             assert told.opinion, "an image of one's own may have any name"
-            assert "is by its name an image for CPUs, which has no Unsloth" in told.problem
+            assert "has the name of an image for CPUs, which has no Unsloth" in told.problem
             assert "set `backend: peft` in the site file, or --set backend=peft, or name an image" in told.problem
         assert of_backend("peft", image=image) == []
     (told,) = of_backend(gpus=0)

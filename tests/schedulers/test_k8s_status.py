@@ -207,7 +207,7 @@ CASES: dict[str, tuple[Object | None, list[Object], list[Object], State, list[st
         ],
         [],
         State.PENDING,
-        ["its pod tiny-b1-peft-v1-p1 is being stopped and stores a checkpoint; the next pod starts then, by itself"],
+        ["its pod tiny-b1-peft-v1-p1 is being stopped and stores a checkpoint; then the next pod starts by itself"],
     ),
     "a remark of the kubelet": (
         job(),

@@ -75,7 +75,7 @@ def test_a_python_that_cannot_use_the_gpu_is_said(
     prints(commands, "sacctmgr", "")
     text, settings = site(tmp_path, monkeypatch)
     assert settings["gres"] == "gpu:rtx4090:1"
-    assert "Not found out: this Python's torch (2.13.0+cpu) cannot use a GPU." in text
+    assert "Not known: this Python's torch (2.13.0+cpu) cannot use a GPU." in text
     assert '\n# python: "/path/to/cefr-batch/.venv-unsloth/bin/python"\n' in text
     prints(commands, "sinfo", "debug*|up|30:00|4|8000|1|(null)")
     assert "cannot use a GPU" not in draft_text("A site.", draft())
@@ -106,10 +106,8 @@ def test_what_cannot_be_found_out_is_a_comment_that_says_why(
     text, settings = site(tmp_path, monkeypatch)
     assert not {"partition", "gres", "gpu", "cpus", "memory", "time", "account"} & settings.keys()
     one_line = text.replace("\n# ", " ")
-    assert "Not found out: sinfo got no answer from the Slurm controller in 0.3 s" in one_line
-    assert (
-        "Not found out: sacctmgr: slurmdbd: Connection refused; ask your cluster's administrators whether" in one_line
-    )
+    assert "Not known: sinfo got no answer from the Slurm controller in 0.3 s" in one_line
+    assert "Not known: sacctmgr: slurmdbd: Connection refused; ask your cluster's administrators whether" in one_line
     assert "sacctmgr show assoc" not in text, "it would fail in the same way"
     assert "# partition: gpu\n" in text
     assert "# account: my-project\n" in text

@@ -129,7 +129,7 @@ def test_a_job_that_came_to_its_time_limit_too_often_says_so(folder: Path) -> No
     assert (folder / "stopped").read_text() == "x"  # its checkpoint is stored all the same
     assert submitted.asked("scontrol") == []
     assert code == 75
-    assert "cefr-batch: stopped: not requeued: it came to its time limit more often than max_restarts" in output
+    assert "cefr-batch: stopped: not requeued: it reached its time limit more often than max_restarts" in output
     assert "Traceback" not in output
 
 

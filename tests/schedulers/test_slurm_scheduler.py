@@ -107,8 +107,8 @@ def test_a_waiting_job_says_its_place_and_when_it_is_expected_to_start(say: Say,
 @pytest.mark.parametrize(
     ("reason", "words"),
     [
-        ("QOSMaxWallDurationPerJobLimit", "its `time` is longer than that allows, so it will never start"),
-        ("PartitionTimeLimit", "its `time` is longer than that allows"),
+        ("QOSMaxWallDurationPerJobLimit", "its `time` is longer than this limit allows, so it will never start"),
+        ("PartitionTimeLimit", "its `time` is longer than this limit allows"),
         ("ReqNodeNotAvail, UnavailableNodes:n1", "nodes that it needs are down, drained or reserved"),
         ("JobHeldUser", "`scontrol release` lets it go"),
     ],
@@ -685,7 +685,7 @@ def test_an_image_without_unsloth_is_told_before_a_job_finds_out(say: Say, tmp_p
     assert by_name.refuses
     assert by_name.opinion
     assert by_name.problem.startswith(
-        "slurm/here.yaml: container.image: docker://registry.example.org/cefr-batch:1-cpu is by"
+        "slurm/here.yaml: container.image: docker://registry.example.org/cefr-batch:1-cpu has the name"
     )
     assert of_backend("docker://registry.example.org/cefr-batch:1-cpu", "peft") == []
     (without_gpu,) = of_backend("docker://registry.example.org/cpus/cefr-batch:1", gres=None)
@@ -760,7 +760,7 @@ def test_options_that_choose_the_partition_or_nodes_are_what_is_checked(say: Say
         ({"gres": None, "options": ["--gpus=h100:1"]}, "options: no node of gpu has --gpus=h100:1"),
         ({"gres": None, "options": ["--gpus-per-task=4"]}, "options: no node of gpu has --gpus-per-task=4"),
         ({"gres": "gpu:a:b:c"}, "gres gpu:a:b:c cannot be read ('gpu:a:b:c' is not name[[:type]:count])"),
-        ({"gres": "gpu:rtx4090:1", "gpu": "a100"}, "gpu: a100 is not what jobs ask for, rtx4090"),
+        ({"gres": "gpu:rtx4090:1", "gpu": "a100"}, "gpu: a100 is not the GPU that jobs request (rtx4090)"),
         ({"mem_per_cpu": "32G"}, "mem_per_cpu x cpus: 262144 MB are more than any node of gpu has"),
     ],
 )

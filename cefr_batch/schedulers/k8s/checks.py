@@ -30,7 +30,7 @@ NEEDED = (
 # Fields of a Job that an older server may drop, and what that costs the user (empty: nothing).
 _DISPENSABLE = {
     "spec.podFailurePolicy": "a pod that is evicted counts as a failed one (max_restarts says how many may fail), and a run "
-    "with a mistake in its settings is tried as often before it fails",
+    "with a mistake in its settings is tried just as often before it fails",
     "spec.podReplacementPolicy": "",  # the next pod's job waits for one that still stops
     "spec.ttlSecondsAfterFinished": "finished Jobs are not removed (ttl_after_finished): delete them yourself, with "
     "`kubectl delete job NAME`",
@@ -95,7 +95,7 @@ class _SiteChecks:
         run of the Jobs finds out whether it is there."""
         what = f"namespace {self.namespace}"
         if exists is None and denied:
-            return Check(what, f"{what}: not checked, you may not read namespaces", warning=True)
+            return Check(what, f"{what}: not checked, since you may not read namespaces", warning=True)
         if exists is not False:
             return Check(
                 what, note="" if exists else "you may not read it, but you have the rights in it that jobs need"
@@ -272,7 +272,7 @@ class _SiteChecks:
         """
         what, template = "dry run of a pod", job["spec"]["template"]
         if not self.cluster.may(self.namespace, "create", "", "pods"):
-            return Check(what, note="skipped, you may not create pods; status says if one cannot be created")
+            return Check(what, note="skipped, since you may not create pods; status says if one cannot be created")
         metadata = {**template["metadata"], "name": job["metadata"]["name"]}
         try:
             self.cluster.dry_run_pod(
@@ -306,7 +306,7 @@ def _not_readable(what: str, exc: ApiError) -> Check:
     """The check of what this user may not read. Raises any other error again."""
     if exc.status != 403:
         raise exc
-    return Check(what, f"{what}: not checked, you may not read it: {exc}", warning=True)
+    return Check(what, f"{what}: not checked, since you may not read it: {exc}", warning=True)
 
 
 def _right(verb: str, resource: str, subresource: str) -> str:

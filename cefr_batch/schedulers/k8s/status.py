@@ -237,7 +237,7 @@ class _Unfinished:
         before = next((pod for pod in active[1:] if pod["metadata"].get("deletionTimestamp")), None)
         if before is None or found.state is not State.PENDING or _lost(before, self.now):
             return found
-        words = f"its pod {_name(before)} is being stopped and stores a checkpoint; the next pod starts then, by itself"
+        words = f"its pod {_name(before)} is being stopped and stores a checkpoint; then the next pod starts by itself"
         return Observation(State.PENDING, words, detail=words)
 
     def _active(self, pod: Object) -> Observation:

@@ -164,7 +164,7 @@ def _resources(site: SlurmSite, where: str, partition: _Partition) -> Iterator[C
     yield Check(f"partition {name}", "" if state == "UP" else waits, note=f"{len(nodes)} nodes")
     most = client.seconds(limit)
     too_long = (
-        f"{where}: time: {site.time} is more than the partition {name} allows ({limit}); lower it, a job that needs "
+        f"{where}: time: {site.time} is more than the partition {name} allows ({limit}); lower it: a job that needs "
         "longer is requeued at its limit and resumes from its checkpoint"
     )
     yield Check(f"time {site.time}", too_long if most is not None and site.seconds > most else "")
@@ -266,8 +266,8 @@ def _other_gpu(site: SlurmSite, where: str) -> Iterator[Check]:
         if said and known and said.key.partition("-")[0] != known.key.partition("-")[0]:
             yield Check(
                 f"gpu {site.gpu}",
-                f"{where}: gpu: {site.gpu} is not what jobs ask for, {kind}; memory, time and cost are computed for the "
-                f"wrong GPU: set gpu: {known.key}",
+                f"{where}: gpu: {site.gpu} is not the GPU that jobs request ({kind}), so memory, time and cost are "
+                f"computed for the wrong one: set gpu: {known.key}",
                 warning=True,
             )
 

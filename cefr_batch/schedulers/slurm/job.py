@@ -104,7 +104,10 @@ class SlurmJob:
             return
         except UncompletedJobError:
             self._forget_credentials()
-            why = "it came to its time limit more often than max_restarts of the site file allows; raise that or `time`"
+            why = (
+                "it reached its time limit more often than max_restarts in the site file allows; raise `time` or "
+                "max_restarts"
+            )
         except subprocess.CalledProcessError as exc:
             why = f"Slurm refused it ({shlex.join(exc.cmd)} failed, see above); is requeueing allowed here?"
         except (OSError, subprocess.TimeoutExpired) as exc:

@@ -281,7 +281,7 @@ def _require_own(job: Job, number: str, entry: QueueEntry, uid: int) -> None:
     if not mine or entry.name not in (job.run, GROUP) or not is_script(entry.script):
         raise SchedulerError(
             f"Slurm's job {number} ({entry.name}, of the user {entry.user}) is not the job of {job.run}, so it was not "
-            "cancelled: its number was given again, submission.json was edited, or another user submitted it, who can "
+            "cancelled: its number was reused, submission.json was edited, or another user submitted it, who can "
             f"cancel it. If it is yours: scancel {number}"
         )
 

@@ -62,7 +62,8 @@ _UNKNOWN = SlurmState(State.UNKNOWN, may_be_requeued=True)
 
 
 _LOWER_TIME = (
-    "its `time` is longer than that allows, so it will never start; cancel it, lower `time` in the site file, resume"
+    "its `time` is longer than this limit allows, so it will never start; cancel it, lower `time` in the site file, and "
+    "resume the run"
 )
 _TAKES_TURNS = "your jobs take turns; it starts when others of yours have ended"
 # Why a job waits, in words, where Slurm's own need some (squeue(1), JOB REASON CODES).
