@@ -21,7 +21,7 @@ CONVERSATIONS = (
     "holds conversations (messages or ShareGPT), which cannot be trained on; make each turn an object with "
     "instruction, input and output"
 )
-_NEAR = "a sentence is nearly the same as an earlier one; data.split_by: similar_sentence keeps them on one side"
+_NEAR = "a sentence is nearly the same as an earlier one; data.split_by: similar_sentence keeps both in one set"
 
 
 class Pair(NamedTuple):

@@ -99,7 +99,7 @@ def test_no_folder_of_the_machine_is_in_a_card() -> None:
         assert "/home" not in text
         assert "my words.csv" in text
         assert "base_model" not in head_of(text)
-        assert "The base model is no model of the hub" in text
+        assert "The base model is not on the hub" in text
         assert "`` local:tiny\\|`x` ``" in text
 
 
@@ -113,7 +113,7 @@ def test_the_card_of_an_export_has_its_verification_and_asks_its_file() -> None:
         "| prompts that are the trained ones, token by token | 20 of 20 |",
         "| greedy texts equal to the merged model's | 19 of 20 |",
         "(a tie) | 1 of 20 |",
-        "| loss of this file, nats a token | 1.0612 |",
+        "| loss of this file, nats per token | 1.0612 |",
         "| loss of the merged model | 1.0610 |",
     ):
         assert row in text
@@ -137,7 +137,7 @@ def test_the_card_in_a_repository_says_how_to_get_the_files() -> None:
 def test_a_folder_without_a_chat_template_is_asked_in_plain_text() -> None:
     text = model_card(replace(facts(), chat_template=False), "merged")
     assert "the base model's own is not the trained prompt" in text
-    assert "Ask it, with the prompt as plain text" in text
+    assert "Ask it with the prompt as plain text" in text
     assert "apply_chat_template" not in text
     assert "vllm serve" not in text
 
