@@ -27,7 +27,7 @@ def ratings_markdown(ratings: Ratings) -> str:
         return f"{heading} Nothing to show.\n"
     notes = (
         "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences. Difference: tuned minus baseline on the "
-        "same words. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree too little to conclude much from."
+        "same words. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree too little for firm conclusions."
     )
     lines = [heading, "", *_means(ratings), "", *_agreement(ratings), "", notes]
     return "\n".join([*lines, *(_levels(ratings.levels) if ratings.levels else ())]) + "\n"
