@@ -129,11 +129,11 @@ def _rated(card: Card, t: ReportLanguage) -> list[Markdown]:
         gap, values = one.mean_difference, {"n": t.count(one.sentences), "level": one.level}
         values["gap"] = t.signed(gap.value)
         if gap.interval is None:
-            message = N_("People who rated {n} of its sentences put them {gap} levels from {level}.")
+            message = N_("The levels that people gave to {n} of its sentences differ from {level} by {gap} on average.")
         else:
             values["limits"] = f"{t.figure(gap.interval.low)} … {t.figure(gap.interval.high)}"
             message = N_(
-                "People who rated {n} of its sentences put them {gap} levels from {level} (95% interval {limits})."
+                "The levels that people gave to {n} of its sentences differ from {level} by {gap} on average (95% interval {limits})."
             )
         found.append(t(message, **values))
     return found
