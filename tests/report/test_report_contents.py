@@ -158,7 +158,7 @@ def test_rated_levels_are_shown_beside_the_target_the_raters_and_the_estimator(s
     found = collect(store)
     ratings = Ratings(3, 24, (), (), (), levels)
     text = report_markdown(Report(found.store, found.entries, ratings))
-    said = "The levels that people gave to 12 of its sentences differ from B1 by −0.15 on average (95% interval −0.25 … −0.05)."
+    said = "sentences differ from B1 by −0.15 on average (95% interval −0.25 … −0.05)."
     assert text.count(said) == 2  # in the first lines, and on the card
     assert "The raters' experience, as they state it: trained in rating by CEFR levels: 2." in text
     assert row(text, f"`{RUN}`") == ["B1", "Tuned", "12", "2.85", "−0.15 (−0.25 … −0.05)", "0.50 (0.40 … 0.60)"]
