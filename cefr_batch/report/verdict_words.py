@@ -133,7 +133,8 @@ def _rated(card: Card, t: ReportLanguage) -> list[Markdown]:
         else:
             values["limits"] = f"{t.figure(gap.interval.low)} … {t.figure(gap.interval.high)}"
             message = N_(
-                "The levels that people gave to {n} of its sentences differ from {level} by {gap} on average (95% interval {limits})."
+                "The levels that people gave to {n} of its sentences differ from {level} by {gap} on average (95% interval "
+                "{limits})."
             )
         found.append(t(message, **values))
     return found
