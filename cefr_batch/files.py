@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -50,7 +51,7 @@ def locked(path: Path) -> Iterator[None]:
 def aside(path: Path) -> Iterator[TextIOWrapper]:
     """A text file that replaces ``path`` atomically when the block ends well; its folder is made if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")  # of this writer alone
     try:
         with beside.open("w", encoding="utf-8") as file:
             yield file

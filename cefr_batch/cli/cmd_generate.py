@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,10 @@ from cefr_batch.runner.submission import read_spec
 if TYPE_CHECKING:
     from cefr_batch.config.schema import RunSpec
     from cefr_batch.evaluation.generation import Sampling
+    from cefr_batch.evaluation.text_quality import Answer
 
 _SLOW = "Still working: to load a model and write with it can take minutes without a GPU."
+_ZIP = "PK\x03\x04"  # how an .xlsx, .ods or .docx file begins
 _MOST_CHARACTERS = 1_000_000  # of standard input: more than so many words have
 
 
@@ -68,7 +71,7 @@ def command(
     """Write a sentence for each word with the model of a complete run.
 
     The merged model is fetched to this machine's cache, verified, and kept there; a copy that `pull` left in ./pulled
-    is used instead. Words that the model did not use are named at the end.
+    is used instead. Notes at the end name words that the model did not use, and say whether the answer was cut off.
     """
     chosen = session.find(runs, levels, complete=True)
     if len(chosen) > 1:
@@ -81,26 +84,26 @@ def command(
     _warn(spec, chosen[0], len(asked))
     with training_libraries(), notice_if_slow(_SLOW):
         from cefr_batch.evaluation.generation import Sampling
-        from cefr_batch.evaluation.text_quality import Answer
 
         sampling = Sampling(temperature, top_p, seed) if sample else None
-        texts = {"text": _written(folder, asked, spec, sampling)}
+        tuned = _written(folder, asked, spec, sampling)
+        untuned = None
         if baseline:
             from cefr_batch.models.resolve import resolve_model
 
-            texts["baseline"] = _written(resolve_model(spec.model), asked, spec, sampling)
-    unused = Answer(tuple(asked), texts["text"]).unused()
+            untuned = _written(resolve_model(spec.model), asked, spec, sampling)
     if as_json:
-        echo_json({"run": chosen[0], "level": spec.level.value, "words": asked, **texts, "unused": unused})
-    elif baseline:
-        tuned, untuned = printable(texts["text"]), printable(texts["baseline"])
-        click.echo(f"{chosen[0]}:\n\n{tuned}\n\n{printable(spec.model.name)}, untuned:\n\n{untuned}")
+        told = {"text": tuned.text, **({"baseline": untuned.text} if untuned else {})}
+        quality = {"cut": tuned.cut, "well_formed": tuned.is_well_formed(), "unused": tuned.unused()}
+        return echo_json({"run": chosen[0], "level": spec.level.value, "words": asked, **told, **quality})
+    if untuned:
+        names = (f"{chosen[0]}:\n\n", f"\n\n{printable(spec.model.name)}, untuned:\n\n")
+        click.echo(f"{names[0]}{printable(tuned.text)}{names[1]}{printable(untuned.text)}")
     else:
-        click.echo(printable(texts["text"]))
-    if unused and not as_json:
-        click.echo(
-            f"note: the model did not use these words in their sentences: {printable(', '.join(unused))}", err=True
-        )
+        click.echo(printable(tuned.text))
+    for doubt in _doubts(tuned):
+        click.echo(f"note: {doubt}", err=True)
+    return None
 
 
 def _asked(words: str | None) -> list[str]:
@@ -108,7 +111,15 @@ def _asked(words: str | None) -> list[str]:
 
     if words is None and sys.stdin.isatty():
         raise UsageError("no words were given: use --words 'travel, decide', or write one per line to standard input")
+    if words is not None and Path(words.strip()).suffix and os.path.isfile(words.strip()):
+        raise UsageError(
+            f"--words takes words, and {words.strip()} is a file; give a text file, one word per line: < FILE"
+        )
     text = sys.stdin.read(_MOST_CHARACTERS) if words is None else words
+    if text.startswith(_ZIP):
+        raise UsageError(
+            "standard input is a spreadsheet (or another zip file); copy its words into a text file, one per line"
+        )
     asked = asked_words(text)
     if not 1 <= len(asked) <= MOST_WORDS:
         raise UsageError(f"give 1 to {MOST_WORDS} words, separated by commas or one per line (got {len(asked)})")
@@ -141,10 +152,22 @@ def _warn(spec: RunSpec, run: str, words: int) -> None:
         click.echo(f"note: {trained}; with {words} its sentences may be worse", err=True)
 
 
-def _written(folder: Path, words: Sequence[str], spec: RunSpec, sampling: Sampling | None) -> str:
+def _written(folder: Path, words: Sequence[str], spec: RunSpec, sampling: Sampling | None) -> Answer:
     from cefr_batch.data import Example, prompt_format
     from cefr_batch.data.build import instruction_for
     from cefr_batch.evaluation.generation import generate_from
+    from cefr_batch.evaluation.text_quality import Answer
 
     prompts, asked = prompt_format(spec.model.prompt, folder), Example(instruction_for(words, spec.level), "", "")
-    return generate_from(folder, prompts, asked, TOKENS_PER_WORD * len(words), sampling).strip()
+    found = generate_from(folder, prompts, asked, TOKENS_PER_WORD * len(words), sampling)
+    return Answer(tuple(words), found.text.strip(), cut=not found.ended)
+
+
+def _doubts(answer: Answer) -> Iterator[str]:
+    """What is not as it was asked for, in the model's answer."""
+    if answer.cut:
+        yield f"the answer was cut off after {TOKENS_PER_WORD * len(answer.words)} tokens, since the model did not end it"
+    if not answer.is_well_formed():
+        yield "the answer is not one numbered sentence for each word and nothing else"
+    if unused := answer.unused():
+        yield f"the model did not use these words in their sentences: {printable(', '.join(unused))}"

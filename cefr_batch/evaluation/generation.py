@@ -149,21 +149,29 @@ def too_long(
 
 def generate_from(
     folder: Path, prompts: PromptFormat, example: Example, max_new_tokens: int, sampling: Sampling | None
-) -> str:
+) -> Text:
     """What the model in a folder answers to an example. Loads it for this once. Raises ``ModelError`` if it does not fit on
     the GPU."""
     disable_progress_bar()
+    cut: list[int] = []
     try:
         model, tokenizer = load_for_evaluation(folder), load_tokenizer(folder)
         (text,) = generate(
-            model, tokenizer, prompts, [example], max_new_tokens=max_new_tokens, batch_size=1, sampling=sampling
+            model,
+            tokenizer,
+            prompts,
+            [example],
+            max_new_tokens=max_new_tokens,
+            batch_size=1,
+            sampling=sampling,
+            on_cut=cut.append,
         )
     except torch.OutOfMemoryError as exc:
         raise ModelError(
             f"not enough GPU memory to run the model in {folder}; free some (nvidia-smi shows what uses it), or run on the "
             "CPU: CUDA_VISIBLE_DEVICES='' cefr-batch generate …"
         ) from exc
-    return text
+    return Text(text, ended=not cut)
 
 
 def _continue(

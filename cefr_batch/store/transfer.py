@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import logging
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from itertools import groupby
@@ -14,8 +17,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from cefr_batch.errors import Damaged, StoreError, Unavailable
-from cefr_batch.files import sha256_file
+from cefr_batch.files import sha256_file, write_bytes
 from cefr_batch.store.base import ObjectInfo, Store
+
+log = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20
 # How far reading runs ahead of what is hashed and written: this bounds memory, and what a killed process fetches again.
@@ -56,11 +61,8 @@ def _ignore(_: int) -> None:
 def fetch(store: Store, key: str, path: Path) -> None:
     """Write one small object to a path, without a check: whole or not at all."""
     data = store.get(key)
-    aside = path.with_name(f"{_ASIDE}{path.name}")
     with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(data)
-        aside.replace(path)
+        write_bytes(path, data)
 
 
 def download(
@@ -68,7 +70,8 @@ def download(
 ) -> None:
     """Write each object to its path. Idempotent: what is there with the right hash is kept, an interrupted file resumed.
 
-    A path is never half-written. After a kill at most 40 MB are fetched again. ``on_bytes`` gets the sizes of what was
+    A path is never half-written, and of several processes that write the same path one does while the others wait for it.
+    After a kill at most 40 MB are fetched again. ``on_bytes`` gets the sizes of what was
     read or found in place, and a negative one where an object is fetched again. Raises ``StoreError`` for an object that
     is missing or damaged, and for a file that cannot be written.
     """
@@ -215,24 +218,62 @@ def _resume_at(item: TransferItem, aside: Path) -> int:
 
 
 def _write(item: TransferItem, path: Path, parts: Iterable[_Incoming], on_bytes: OnBytes) -> bool:
-    """Append the parts aside, then rename the file to ``path`` if its hash is right; else remove it."""
+    """Append the parts aside, then rename the file to ``path`` if its hash is right; else remove it. Where another process
+    wrote it while this one waited, the parts are dropped."""
     aside = _aside(item, path)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        start = _resume_at(item, aside)
-        with aside.open("r+b" if start else "wb") as file:
-            digest = _digest_of_first(start, file)
-            for _, part in parts:
-                data = part.result()
-                digest.update(data)
-                file.write(data)
-                file.flush()  # a kill now loses nothing of it
-                on_bytes(len(data))
-        if digest.hexdigest() != item.sha256:
-            aside.unlink()
-            return False
-        aside.replace(path)
+        with _alone(aside) as file:
+            if _is_there(item, path):
+                for part, _ in parts:
+                    on_bytes(part.stop - part.start)
+                aside.unlink()
+                return True
+            digest = _append(file, parts, on_bytes)
+            if digest.hexdigest() != item.sha256:
+                aside.unlink()
+                return False
+            aside.replace(path)
     return True
+
+
+def _append(file: BinaryIO, parts: Iterable[_Incoming], on_bytes: OnBytes) -> hashlib._Hash:
+    """Write the parts where the first of them begins, and return the hash of the whole file."""
+    digest = hashlib.sha256()
+    for number, (part, incoming) in enumerate(parts):
+        if not number:
+            file.truncate(part.start)
+            digest = _digest_of_first(part.start, file)
+        data = incoming.result()
+        digest.update(data)
+        file.write(data)
+        file.flush()  # a kill now loses nothing of it
+        on_bytes(len(data))
+    return digest
+
+
+@contextmanager
+def _alone(aside: Path) -> Iterator[BinaryIO]:
+    """The file, open for this process alone: others wait, and then find what it was renamed to."""
+    while True:
+        with aside.open("a+b") as file:
+            _lock(file, aside)
+            if aside.is_file() and os.path.samestat(os.fstat(file.fileno()), aside.stat()):
+                file.seek(0)
+                yield file
+                return
+
+
+def _lock(file: BinaryIO, aside: Path) -> None:
+    """Blocks while another process holds it; its end releases it. Nothing on file systems without locks."""
+    with suppress(OSError):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning(
+                "another cefr-batch process is fetching %s; waiting for it", aside.name.removeprefix(_ASIDE)[17:]
+            )
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _digest_of_first(count: int, file: BinaryIO) -> hashlib._Hash:

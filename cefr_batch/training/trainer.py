@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -329,7 +330,9 @@ def _save_adapter(model: Any, task: TrainingTask, tokenizer: Any, prompts: Promp
     for config in model.peft_config.values():
         config.base_model_name_or_path = public_name(spec.model)
         config.revision = commit_of(task.model_path) or spec.model.revision
-    model.save_pretrained(tmp, safe_serialization=True)
+    with warnings.catch_warnings():  # PEFT looks on the hub for what `public_name` says is not there
+        warnings.filterwarnings("ignore", "Could not find a config file in local:")
+        model.save_pretrained(tmp, safe_serialization=True)
     (tmp / layout.CARD).unlink(missing_ok=True)  # a template; the job writes the model's card
     save_prompt_files(task.model_path, tokenizer, prompts, tmp)
     shutil.rmtree(target, ignore_errors=True)

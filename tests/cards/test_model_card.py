@@ -175,7 +175,7 @@ def test_the_cards_example_gives_our_text(
         block = block.replace("/path/to/the/base/model", str(base)).replace('dtype="auto"', 'dtype="float32"')
         capsys.readouterr()
         exec(block, {"REQUEST": found.request})
-        assert capsys.readouterr().out == f"{expected}\n", kind
+        assert capsys.readouterr().out == f"{expected.text}\n", kind
 
 
 def test_a_models_own_card_tells_its_licence(tmp_path: Path) -> None:

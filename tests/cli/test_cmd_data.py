@@ -64,8 +64,8 @@ def test_check_looks_for_evaluation_sentences_in_the_training_files(
     assert main(["data", "check", str(train), "--eval", str(evaluation)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{train}: 4 sentence pairs, 0 errors, 1 warning",
-        "  warning: line 4: a sentence is nearly the same as an earlier one; data.split_by: similar_sentence keeps them on "
-        "one side ('My favourite colour is blue.', earlier 'My favorite colour is blue.')",
+        "  warning: line 4: a sentence is nearly the same as an earlier one; data.split_by: similar_sentence keeps both "
+        "in one set ('My favourite colour is blue.', earlier 'My favorite colour is blue.')",
         f"{evaluation}: 3 examples, 0 errors, 0 warnings",
         "  warning: 1 of the different evaluation sentences are in the training files word for word: 'A cat.'",
         "  warning: 1 of the different evaluation sentences are nearly in the training files: 'My favourite color is "

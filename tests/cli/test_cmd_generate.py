@@ -25,7 +25,11 @@ from cefr_batch.store.local import LocalStore
 
 RUN = "tiny-b1-peft-v1"
 WORDS = ["travel", "decide", "ice cream"]
-UNUSED = "note: the model did not use these words in their sentences: travel, decide, ice cream\n"
+QUALITY = {"cut": True, "well_formed": False, "unused": WORDS}
+DOUBTS = """note: the answer was cut off after 120 tokens, since the model did not end it
+note: the answer is not one numbered sentence for each word and nothing else
+note: the model did not use these words in their sentences: travel, decide, ice cream
+"""
 Command = Callable[..., Any]
 
 
@@ -58,16 +62,16 @@ def expected(tiny_model: Path, words: list[str]) -> str:
     return str(tokenizer.decode(output, skip_special_tokens=True)).strip()
 
 
-def test_it_writes_what_the_merged_model_says_and_names_words_that_are_not_in_it(
+def test_it_writes_what_the_merged_model_says_and_says_what_is_wrong_with_it(
     cefr_batch: Command, run: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = expected(tiny_model, WORDS)
     assert text
     first = cefr_batch("generate", run, "--words", "travel, decide ,ice  cream,")
-    assert (first.code, first.out, first.err) == (0, f"{printable(text)}\n", UNUSED)
+    assert (first.code, first.out, first.err) == (0, f"{printable(text)}\n", DOUBTS)
     monkeypatch.setattr("sys.stdin", io.StringIO("travel\ndecide\nice cream\n"))
     piped = cefr_batch("generate", "--level", "B1", "--json")
-    assert json.loads(piped.out) == {"run": run, "level": "B1", "words": WORDS, "text": text, "unused": WORDS}
+    assert json.loads(piped.out) == {"run": run, "level": "B1", "words": WORDS, "text": text, **QUALITY}
 
 
 def test_a_run_by_chat_template_is_asked_through_it(
@@ -130,7 +134,7 @@ def test_slow_work_is_announced_apart_from_the_answer(
     result = cefr_batch("generate", run, "--words", ",".join(WORDS))
     assert (result.code, result.out) == (0, f"{printable(expected(tiny_model, WORDS))}\n")
     slow = "Still working: to load a model and write with it can take minutes without a GPU.\n"
-    assert result.err == f"{slow}{UNUSED}"
+    assert result.err == f"{slow}{DOUBTS}"
 
 
 def test_another_number_of_words_than_it_was_trained_on_is_told(cefr_batch: Command, run: str) -> None:
@@ -151,6 +155,17 @@ def test_another_number_of_words_than_it_was_trained_on_is_told(cefr_batch: Comm
 def test_words_that_cannot_be_asked_are_refused(cefr_batch: Command, run: str, words: str, message: str) -> None:
     result = cefr_batch("generate", run, "--words", words)
     assert (result.code, result.out, result.err) == (2, "", f"error: {message}\n")
+
+
+def test_a_file_is_not_taken_for_words(
+    cefr_batch: Command, run: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "words.xlsx").write_bytes(b"PK\x03\x04\x14")
+    refused = cefr_batch("generate", run, "--words", str(tmp_path / "words.xlsx"))
+    assert refused.code == 2
+    assert "words.xlsx is a file; give a text file, one word per line: < FILE" in refused.err
+    monkeypatch.setattr("sys.stdin", io.StringIO("PK\x03\x04\x14"))
+    assert "is a spreadsheet (or another zip file)" in cefr_batch("generate", run).err
 
 
 @pytest.mark.parametrize("option", ["--temperature", "--top-p"])

@@ -162,7 +162,10 @@ def test_ready_examples_are_two_files(cefr_batch: Run, here: Path) -> None:
     assert cefr_batch("data", "build", "starter", "--level", "B1", "--out", "ready", "--examples", "20").code == 0
     alone = cefr_batch("init", "--data", "ready/train.json")
     assert alone.code == 2
-    assert "give both, or take it apart with `cefr-batch data pairs ready/train.json" in alone.err
+    assert (
+        "give two such files, for training and for evaluation, or take this one apart with `cefr-batch data pairs ready/"
+        in alone.err
+    )
     assert cefr_batch("init", "--data", "ready/train.json", "--data", "ready/eval.json").code == 0
     data = load_spec("B1").data
     assert (data.train, data.eval) == (str(here / "ready" / "train.json"), str(here / "ready" / "eval.json"))

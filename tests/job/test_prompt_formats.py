@@ -39,7 +39,7 @@ def test_a_job_of_this_format(prompt: str, tiny_model: Path, tmp_path: Path) -> 
             ids = asked_by_others(context.work.path(folder), asked.instruction)
             begin = "" if prompt == "chat" else "<bos>"
             assert tokenizer.decode(ids) == begin + context.prompts.prompt(asked)
-        assert written_by_others(merged, ids) == generate_from(merged, context.prompts, asked, 8, None)
+        assert written_by_others(merged, ids) == generate_from(merged, context.prompts, asked, 8, None).text
 
     scores = context.result("tuned", StageRecord[TunedResult]).examples
     end = "<|im_end|>" if prompt == "chat" else "<eos>"
