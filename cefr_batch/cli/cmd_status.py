@@ -19,11 +19,11 @@ from cefr_batch.runner.selection import no_runs
 @json_option
 @session_option
 def command(runs: Sequence[str], levels: Sequence[str], watch: bool, as_json: bool, session: Session) -> None:
-    """Show the state and progress of runs: those named, each level's newest, or all.
+    """Show the state and progress of runs: those named, each level's newest, or all. A search's name stands for its trials.
 
     With --watch it exits with 1 if one of them did not succeed.
     """
-    chosen = session.find(runs, levels) if runs or levels else session.runs()
+    chosen = session.find(runs, levels, studies=True) if runs or levels else session.runs()
     states = wait_for(session, chosen, to_stderr=as_json) if watch else session.status(chosen)
     if as_json:
         echo_json({"store": session.store.url, "runs": as_dicts(states)})

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 @click.command()
 @spec_options
 @cluster_option
-@click.option("--dry-run", is_flag=True, help="Check everything and print what would be submitted; start nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything and print what would be submitted; start nothing. Exits with 1 if submit would refuse it.",
+)
 @click.option(
     "--force", is_flag=True, help="Submit even runs that do not seem to fit the GPU or to work on the cluster."
 )
@@ -69,8 +73,10 @@ def command(
             cross_evaluate=cross_evaluate,
         )
     if dry_run:
-        _show(session, session.preview(preparation), as_json)
-        return None if as_json else _say_sources(preparation, profile)
+        _show(session, session.preview(preparation), preparation.refused, as_json)
+        if not as_json:
+            _say_sources(preparation, profile)
+        click.get_current_context().exit(1 if preparation.refused else 0)
     with interrupted_by_signals():
         launch = session.launch(preparation)
     if not as_json:
@@ -88,9 +94,11 @@ def _say_sources(preparation: Preparation, profile: str | None) -> None:
         click.echo(line)
 
 
-def _show(session: Session, request: Request, as_json: bool) -> None:
+def _show(session: Session, request: Request, refused: bool, as_json: bool) -> None:
     if as_json:
-        return echo_json({"store": session.store.url, "dry_run": True, "runs": request.runs, "request": request.text})
+        shown = {"runs": request.runs, "request": request.text, "refused": refused}
+        return echo_json({"store": session.store.url, "dry_run": True, **shown})
     click.echo("\n".join(request.runs))
     click.echo(indent(request.text, "  "))
-    return click.echo("Nothing was started (--dry-run).")
+    why = "; submit would refuse it, for the reasons in the warnings" if refused else ""
+    return click.echo(f"Nothing was started (--dry-run{why}).")

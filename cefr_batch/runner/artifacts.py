@@ -105,9 +105,9 @@ def finished_artifacts(store: Store, run: str, only: Sequence[str]) -> Artifacts
     ]
     found = {part: _of_part(left, run, part) for part in only}
     if missing := [part for part, items in found.items() if not items]:
-        raise NotFound(
-            f"{run} has not finished, and has no {missing[0]!r} that can be fetched yet; see `cefr-batch status {run}`"
-        )
+        there = [part for part in only if part not in missing]
+        rest = f"`cefr-batch pull {run} --only {','.join(there)}` fetches the rest" if there else "no part is whole yet"
+        raise NotFound(f"{run} has not finished, and has no {' and no '.join(map(repr, missing))} to fetch yet; {rest}")
     return Artifacts(store, run, tuple(dict.fromkeys(chain(*found.values()))), None)
 
 

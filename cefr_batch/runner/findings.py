@@ -15,10 +15,12 @@ T = TypeVar("T")
 
 @dataclass
 class Findings:
-    """Problems from several checks, each once."""
+    """Problems from several checks, each once. ``refused``: one would keep the jobs from being submitted, and was only to be
+    told."""
 
     problems: list[Problem] = field(default_factory=list)
     errors: list[CefrBatchError] = field(default_factory=list)
+    refused: bool = False
 
     def get(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """The function's result; None if it found problems."""
@@ -35,6 +37,7 @@ class Findings:
         refusing = [check for check in checks if check.refuses and not (force and check.opinion)]
         others = [check.problem for check in checks if check.problem and check not in refusing]
         if warn_only:
+            self.refused = self.refused or bool(refusing)
             return [*(f"submit would refuse this: {_with_way_out(check)}" for check in refusing), *others]
         self.problems += [Problem("", _with_way_out(check)) for check in refusing]
         return others

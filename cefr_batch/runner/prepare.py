@@ -44,11 +44,13 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Runs that passed every check, and the cluster that they were checked for."""
+    """Runs that passed every check, and the cluster that they were checked for. ``refused``: of a dry run that would not
+    pass them."""
 
     runs: list[Prepared]
     scheduler: Scheduler[Any]
     cross_evaluate: bool = False  # each run's model on the evaluation sets of all others, when it is complete
+    refused: bool = False
 
 
 def read_specs(
@@ -103,7 +105,7 @@ def prepare(
     diagnostics.raise_if_any()
     for warning in dict.fromkeys(warnings):
         log.warning("%s", warning)
-    return Preparation(prepared, scheduler, cross_evaluate)
+    return Preparation(prepared, scheduler, cross_evaluate, diagnostics.refused)
 
 
 def settle_backends(specs: Sequence[RunSpec], scheduler: Scheduler[Any]) -> list[RunSpec]:

@@ -39,15 +39,21 @@ def all_runs(store: Store) -> list[str]:
 
 
 def find_runs(
-    store: Store, runs: Iterable[str] = (), levels: Iterable[str] = (), *, complete: bool = False
+    store: Store,
+    runs: Iterable[str] = (),
+    levels: Iterable[str] = (),
+    *,
+    complete: bool = False,
+    studies: bool = False,
 ) -> list[str]:
     """The runs named, then each level's newest run, each once; of ``all`` levels those that have one.
 
-    ``complete``: of each level the newest run that is complete (runs named need not be). Raises ``NotFound`` for what
+    ``complete``: of each level the newest run that is complete (runs named need not be). ``studies``: a study's name stands
+    for the runs of its trials. Raises ``NotFound`` for what
     does not exist and ``UsageError``, which lists the runs, where nothing is named.
     """
     known = all_runs(store)
-    found = [_named(store, run, known) for run in runs]
+    found = [one for run in runs for one in _named(store, run, known, studies)]
     newest = _newest_complete if complete else _newest
     named, every = _named_levels(levels)
     found += [newest(store, level, known) for level in named]
@@ -90,10 +96,14 @@ def no_runs(store: Store) -> str:
     return f"There are no runs in {store.url}; `cefr-batch submit` starts one."
 
 
-def _named(store: Store, run: str, known: Sequence[str]) -> str:
+def _named(store: Store, run: str, known: Sequence[str], studies: bool) -> list[str]:
     if run in known:
-        return run
+        return [run]
     check_run_name(run, _listing(store, known))
+    if trials := [one for one in known if layout.study_of(one) == run]:
+        if studies:
+            return trials
+        raise NotFound(f"{run} is a search, not a run; name one of its trials: {', '.join(trials)}")
     close = difflib.get_close_matches(run, known, n=3)
     hint = f"Did you mean {' or '.join(close)}?" if close else _listing(store, known)
     raise NotFound(f"no run {run!r} in {store.url}. {hint}")

@@ -343,11 +343,19 @@ class Session:
         """The names of all runs, sorted."""
         return all_runs(self.store)
 
-    def find(self, runs: Iterable[str] = (), levels: Iterable[str] = (), *, complete: bool = False) -> list[str]:
+    def find(
+        self,
+        runs: Iterable[str] = (),
+        levels: Iterable[str] = (),
+        *,
+        complete: bool = False,
+        studies: bool = False,
+    ) -> list[str]:
         """The runs named and each level's newest (``complete``: newest complete) one, each once; ``all`` is each level that
-        has one. Raises ``NotFound`` for what the store does not have, ``UsageError`` if nothing is named.
+        has one. ``studies``: a study's name stands for the runs of its trials. Raises ``NotFound`` for what the store does
+        not have, ``UsageError`` if nothing is named.
         """
-        return find_runs(self.store, runs, levels, complete=complete)
+        return find_runs(self.store, runs, levels, complete=complete, studies=studies)
 
     def status(self, runs: Iterable[str] | None = None) -> list[RunState]:
         """The state of each run, by default of all, in order. A run that cannot be read is UNKNOWN and says why."""

@@ -58,6 +58,18 @@ def test_a_run_that_does_not_exist_is_an_error_that_names_close_ones(
     assert "Traceback" not in result.err
 
 
+def test_a_search_s_name_stands_for_its_trials_where_that_makes_sense(cefr_batch: Run, store: LocalStore) -> None:
+    trials = [f"tiny-b1-peft-s1-t{number}" for number in (1, 2)]
+    for run in (*trials, "tiny-b1-peft-s2-t1"):
+        store.put_json(layout.run_key(run, layout.STATUS), status(run, "FAILED"))
+    shown = cefr_batch("status", "tiny-b1-peft-s1", "--json")
+    assert [one["run"] for one in json.loads(shown.out)["runs"]] == trials
+    assert [line.partition(":")[0] for line in cefr_batch("cancel", "tiny-b1-peft-s1").out.splitlines()] == trials
+    refused = cefr_batch("resume", "tiny-b1-peft-s1")
+    assert (refused.code, refused.out) == (1, "")
+    assert f"tiny-b1-peft-s1 is a search, not a run; name one of its trials: {', '.join(trials)}" in refused.err
+
+
 @pytest.mark.parametrize("name", ["../etc", "A B", "RUN", "-", "x" * 64])
 def test_what_is_no_run_s_name_is_refused_before_the_store_is_asked(name: str, cefr_batch: Run) -> None:
     result = cefr_batch("status", "--", name)

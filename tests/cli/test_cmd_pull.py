@@ -242,7 +242,8 @@ def test_pull_brings_the_adapter_of_a_run_that_failed_after_training(
     assert pulled(tmp_path / "to" / RUN) == wanted
     result = cefr_batch("pull", RUN, "--only", "adapter,merged", "--to", to)
     assert result.code == 1
-    assert f"{RUN} has not finished, and has no 'merged' that can be fetched yet" in result.err
+    rest = f"`cefr-batch pull {RUN} --only adapter` fetches the rest"
+    assert f"{RUN} has not finished, and has no 'merged' to fetch yet; {rest}" in result.err
     store.put(layout.run_key(RUN, "adapter/adapter_model.safetensors"), b"another")
     result = cefr_batch("pull", RUN, "--only", "adapter", "--to", str(tmp_path / "other"))
     assert result.code == 1, "what the stage left was changed"
