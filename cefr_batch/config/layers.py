@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
@@ -257,8 +258,29 @@ def reason(error: Mapping[str, Any], model: type[BaseModel], patterns: Mapping[s
         return "must be text in UTF-8; if it is a file's name, rename the file"
     if kind in ("too_short", "string_too_short") and error["ctx"]["min_length"] == 1:
         return f"must not be empty (got {_shown(value)})"
+    if kind == "string_type" and isinstance(value, (int, float, date)):
+        form = next((patterns[one] for one in _patterns_at(model, loc) if one in patterns), "")
+        why = "without quotes, YAML reads 1:30:00 as a number, and yes as true"
+        return f"must be text in quotes{': ' if form else ''}{form} (got {_shown(value)}; {why})"
     wanted = _TYPES.get(kind, str(error["msg"]).removeprefix("Input should be "))
     return f"must be {wanted} (got {_shown(value)})"
+
+
+def _patterns_at(model: type[BaseModel], loc: tuple[str, ...]) -> Iterator[str]:
+    """The regular expressions that the text at this place may have to match."""
+    field_ = model.model_fields.get(loc[0]) if loc else None
+    if field_ and (inner := _model_of(field_.annotation)):
+        yield from _patterns_at(inner, loc[1:])
+    elif field_:
+        yield from _patterns_of(field_.annotation, field_.metadata)
+
+
+def _patterns_of(annotation: Any, metadata: Iterable[Any]) -> Iterator[str]:
+    """Those of a type, or of what is in it; of a mapping those of its values."""
+    yield from (one.pattern for one in metadata if getattr(one, "pattern", None))
+    inner = get_args(annotation)
+    for one in inner[-1:] if get_origin(annotation) is dict else inner:
+        yield from _patterns_of(one, [more for given in getattr(one, "__metadata__", ()) for more in given.metadata])
 
 
 def _shown(value: Any) -> str:

@@ -182,6 +182,26 @@ def test_every_problem_of_a_site_file_is_reported_at_once(tmp_path: Path, monkey
         load_site("nowhere")
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("time: 1", r"time: must be text in quotes: HH:MM:SS or D-HH:MM:SS \(got 1;"),
+        ("time: 1:30:00", r"time: must be text in quotes: HH:MM:SS or D-HH:MM:SS \(got 5400; .* 1:30:00 as a number"),
+        ("options: [7]", r"options.0: must be text in quotes: a long option of sbatch, .* \(got 7;"),
+        ("environment: {A: 7}", r"environment.A: must be text in quotes: one line of text \(got 7;"),
+        ("container: {image: 7}", r"container.image: must be text in quotes: one line of text \(got 7;"),
+    ],
+)
+def test_text_that_yaml_reads_as_a_number_says_its_form_and_the_quotes(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "default.yaml").write_bytes((SITES / "default.yaml").read_bytes())
+    (tmp_path / "odd.yaml").write_text(f"extends: default\n{line}\n")
+    monkeypatch.setenv("CEFR_BATCH_SLURM", str(tmp_path))
+    with pytest.raises(SpecError, match=message):
+        load_site("odd")
+
+
 def test_a_job_that_could_not_store_a_checkpoint_before_its_limit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"leaves no time to train.* give more than 180 s"):
         site_named("default", time="00:03:00", signal_seconds=120)
