@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -71,6 +71,7 @@ class Layers(Generic[M]):
     its one key; ``patterns``: the model's regular expressions, in words; ``parents``: files that can be extended from
     elsewhere, by name (``settings_files``); ``renamed``: former dotted key → present key. A former key is still read, as
     if the present one had been written, and ``warnings`` then says so, once for each file; both in one file are a problem.
+    ``rules``: what is wrong with settings of which each is well-formed, each beginning with the key that it is about.
     """
 
     model: type[M]
@@ -79,7 +80,9 @@ class Layers(Generic[M]):
     patterns: Mapping[str, str] = field(default_factory=dict)
     parents: Mapping[str, Path] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
+    rules: Callable[[M], Iterable[str]] = lambda settings: ()
     values: dict[str, Any] = field(default_factory=dict)
+    first: dict[str, Any] = field(default_factory=dict)  # each key's value in the first layer that has it
     origin: dict[str, str] = field(default_factory=dict)
     places: list[str] = field(default_factory=list)  # in the order in which they were read
     problems: list[Problem] = field(default_factory=list)
@@ -91,6 +94,7 @@ class Layers(Generic[M]):
         return replace(
             self,
             values=dict(self.values),
+            first=dict(self.first),
             origin=dict(self.origin),
             places=list(self.places),
             problems=list(self.problems),
@@ -146,14 +150,37 @@ class Layers(Generic[M]):
 
     def resolve(self) -> M:
         """The settings, checked. Raises ``SpecError`` with every problem of every layer."""
+        found = self.read()
+        if self.problems or found is None:
+            raise SpecError(self.problems)
+        return found
+
+    def read(self) -> M | None:
+        """The settings, whose problems are all in ``problems`` then; None if a value of them cannot be used. Keys that are
+        not known are left out, and rules may be broken."""
+        readable = not self.problems
+        found: M | None
         try:
-            resolved = self.model.model_validate(_unflatten(self.values))
+            found = self.model.model_validate(_unflatten(self.values))
         except ValidationError as exc:
             errors = [dict(error) for error in exc.errors()]
             self.problems += [self._explain(one) for one in errors if not (self.unread and one["type"] == "missing")]
-        if self.problems:
-            raise SpecError(self.problems)
-        return resolved
+            readable = readable and all(one["type"] == "extra_forbidden" for one in errors)
+            found = self._repaired([_key(one) for one in errors])
+        if found is not None:
+            self.problems += [Problem(self._where(rule.partition(":")[0]), rule) for rule in self.rules(found)]
+        return found if readable else None
+
+    def _repaired(self, wrong: Iterable[str]) -> M | None:
+        """The settings with the first layer's value for each key that is wrong, so that rules about the others can be
+        tried; None if that does not help."""
+        touched = {key for key in self.values for one in wrong if _touches(key, one)}
+        former = {key: self.first[key] for key in touched if self.first[key] != self.values[key]}
+        values = {key: value for key, value in self.values.items() if key not in touched} | former
+        try:
+            return self.model.model_validate(_unflatten(values))
+        except ValidationError:
+            return None
 
     def located(self, key: str, value: Any, folder: Path) -> Any:
         """A value as it is kept, given the folder of the file that gave it: here is where paths become absolute."""
@@ -220,12 +247,13 @@ class Layers(Generic[M]):
         for old in [k for k in self.values if k.startswith(f"{key}.") or key.startswith(f"{k}.")]:
             del self.values[old]
         self.values[key] = value
+        self.first.setdefault(key, value)
         self.origin[key] = origin
         if origin not in self.places:
             self.places.append(origin)
 
     def _explain(self, error: dict[str, Any]) -> Problem:
-        key = ".".join(str(p) for p in error["loc"])
+        key = _key(error)
         if error["type"] == "value_error":  # a rule over several keys, which names its own
             what = str(error["ctx"]["error"])
             return Problem(self._where(what.partition(":")[0]), what)
@@ -233,9 +261,19 @@ class Layers(Generic[M]):
 
     def _where(self, key: str) -> str:
         """The place that gave this key; for a whole part, or a part of a value, the last one that gave any of it."""
-        near = [k for k in self.origin if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.")]
+        near = [k for k in self.origin if _touches(k, key)]
         given = [self.origin[k] for k in near] or self.places[:1]
         return max(given, key=self.places.index, default="")
+
+
+def _key(error: Mapping[str, Any]) -> str:
+    """The dotted key that one of pydantic's errors is about."""
+    return ".".join(str(part) for part in error["loc"])
+
+
+def _touches(key: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one is a part of the other."""
+    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
 def reason(error: Mapping[str, Any], model: type[BaseModel], patterns: Mapping[str, str]) -> str:

@@ -33,7 +33,10 @@ THREE = JobGroup(
 
 def site_named(name: str, **more: Any) -> SlurmSite:
     fixed = {"shared": "/shared/ayşe/cefr batch", "python": "/opt/cefr/bin/python"}
-    return SlurmSite.model_validate({**load_site(name).model_dump(), **fixed, **more})
+    site = SlurmSite.model_validate({**load_site(name).model_dump(), **fixed, **more})
+    if broken := list(site.broken_rules()):
+        raise ValueError(broken)
+    return site
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +154,8 @@ BAD_SITE = """
 extends: default
 partitoin: gpu
 cpus: many
-time: 00:02:00
+time: "00:02:00"
+options: [--array=1]
 memory: 32 GB
 shared: relative/folder
 container: {runtime: docker}
@@ -175,6 +179,8 @@ def test_every_problem_of_a_site_file_is_reported_at_once(tmp_path: Path, monkey
         "container.runtime: must be one of 'none', 'apptainer', 'pyxis', 'charliecloud' (got 'docker')",
         "environment.A B",
         "gres: must be a name without spaces or quotes",
+        "time: 00:02:00 leaves no time to train",  # rules over well-formed settings, beside those that are not
+        "options: --array=1: set by cefr-batch itself",
     ):
         assert expected in text, text
     assert f"{tmp_path / 'bad.yaml'}: cpus" in text
