@@ -100,9 +100,12 @@ class SiteScheduler(Scheduler[R], Generic[R, S]):
         """Read and check the site file. Raises ``SpecError`` if there is none."""
 
     @abstractmethod
-    def draft(self) -> list[DraftSetting]:
+    def draft(self, host: str | None = None) -> list[DraftSetting]:
         """What the cluster that this machine reaches shows of a site file's settings. Reads no site file. Blocks for at most
-        half a minute; what cannot be found out is in the list, not an error."""
+        half a minute; what cannot be found out is in the list, not an error.
+
+        ``host``: a machine of the cluster to ask over ssh, which then takes as long as its login; only SLURM has one.
+        Raises ``UsageError`` for what is no host."""
 
     @cached_property
     def _file(self) -> SiteFile[Any]:

@@ -706,6 +706,18 @@ def test_a_value_that_cannot_be_used_is_told_by_every_check_and_the_cluster_is_n
         scheduler.render(JobGroup((JobSpec("r", "s3://b/p"),)))
 
 
+def test_a_shared_folder_in_a_clone_is_refused_with_force_too(say: Say, tmp_path: Path) -> None:
+    for name in (".git", "cefr_batch"):
+        (tmp_path / "clone" / name).mkdir(parents=True)
+    for folder, lies in (("clone", "is"), ("clone/jobs", f"lies in {tmp_path}/clone,")):
+        write_cluster(say, tmp_path, shared=str(tmp_path / folder))
+        forced = Findings()
+        forced.add(SlurmScheduler("here").check(["peft"], "s3://b/p"), force=True)
+        (problem,) = map(str, forced.problems)
+        assert f"shared: {tmp_path}/{folder} {lies} a clone of cefr-batch, and jobs would write" in problem
+        assert "--force" not in problem
+
+
 def test_rules_of_a_host_and_of_a_container_leave_the_other_checks(say: Say, tmp_path: Path) -> None:
     text = "\n".join(problems(say, tmp_path, partition="gpus", container={"runtime": "apptainer"}))
     assert "there is no 'gpus'" in text

@@ -161,7 +161,7 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
         return f"pods get no {name}; set notify_secret in {self.site_file} to a Secret that has it as a key"
 
     @override
-    def draft(self) -> list[DraftSetting]:
+    def draft(self, host: str | None = None) -> list[DraftSetting]:
         from cefr_batch.schedulers.k8s.draft import draft
 
         return draft()

@@ -295,6 +295,8 @@ def _files(
     store = store_folder(store_url)
     if site.host:
         yield _reachable(machine, store_url, store)
+    if problem := in_a_clone(machine, Path(site.shared)):
+        yield Check("shared", f"{where}: shared: {problem}")
     for folder in dict.fromkeys([Path(site.shared), *([store] if store else [])]):
         yield _shared(machine, folder, where, elsewhere=elsewhere)
     if site.container.runtime != "none" and (image := site.container.image):
@@ -307,6 +309,14 @@ def _files(
     if site.python or not site.host:
         in_image = site.container.runtime != "none"
         yield _python(machine, site, where, () if in_image else backends)
+
+
+def in_a_clone(machine: SlurmMachine, folder: Path) -> str:
+    """What is wrong with a folder for jobs that is, or lies in, a clone of this project; empty if all is well."""
+    clone = machine.nearest_with((".git", "cefr_batch"), folder)
+    lies = "is" if clone == folder else f"lies in {clone},"
+    writes = "jobs would write their files into it; set another folder"
+    return f"{folder} {lies} a clone of cefr-batch, and {writes}" if clone else ""
 
 
 def _reachable(machine: SlurmMachine, store_url: str, store: Path | None) -> Check:

@@ -88,10 +88,10 @@ class SlurmScheduler(SiteScheduler[SlurmRequest, SlurmSite]):
         return self._at((self.site if name == self.site_name else load_site(name)).host)
 
     @override
-    def draft(self) -> list[DraftSetting]:
+    def draft(self, host: str | None = None) -> list[DraftSetting]:
         from cefr_batch.schedulers.slurm.draft import draft
 
-        return draft()
+        return draft(host)
 
     @override
     def render(self, group: JobGroup) -> SlurmRequest:

@@ -24,7 +24,7 @@ SIGNAL_SLACK_SECONDS = 60  # Slurm may send --signal up to a minute early (sbatc
 _WORD = r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|()*\[\]@-]*$"
 _GRES = r"^[A-Za-z0-9_][A-Za-z0-9_.,:/=-]*$"
 _FOLDER = r"^/[^\x00-\x1f\x7f%]*$"
-_HOST = r"^([A-Za-z0-9_][A-Za-z0-9_.+\\-]*@)?[A-Za-z0-9_][A-Za-z0-9_.:-]*$"
+HOST = r"^([A-Za-z0-9_][A-Za-z0-9_.+\\-]*@)?[A-Za-z0-9_][A-Za-z0-9_.:-]*$"
 _MOUNT = r"^/[^\x00-\x1f\x7f:,]*:/[^\x00-\x1f\x7f:,]*(:ro)?$"
 _MEMORY = r"^[1-9][0-9]*[MGT]$"
 _OPTION = r"^--[a-z][a-z-]*(=[^\x00-\x1f\x7f]+)?$"
@@ -33,7 +33,7 @@ PATTERNS = {
     _WORD: "a name without spaces or quotes",
     _GRES: "a name without spaces or quotes",
     _FOLDER: "an absolute path (or one in ~, a home folder) without % and line breaks",
-    _HOST: "what ssh takes, as in me@login.cluster.edu, or a Host of ~/.ssh/config; a port belongs there",
+    HOST: "what ssh takes, as in me@login.cluster.edu, or a Host of ~/.ssh/config; a port belongs there",
     _MOUNT: "HOST:INSIDE or HOST:INSIDE:ro, absolute paths without commas",
     _MEMORY: "a number and M, G or T, as in 32G",
     _OPTION: "a long option of sbatch, as in --exclude=node7",
@@ -73,7 +73,7 @@ class Container(StrictModel):
 class SlurmSite(StrictModel):
     """The settings of a site file, each well-formed. With ``host`` all paths are that machine's."""
 
-    host: Annotated[str, Field(pattern=_HOST)] | None = None
+    host: Annotated[str, Field(pattern=HOST)] | None = None
     partition: Line | None
     account: Line | None
     qos: Line | None
