@@ -124,6 +124,11 @@ class SiteScheduler(Scheduler[R], Generic[R, S]):
         ``SpecError`` if there is no such file."""
         return self._file.readable
 
+    def not_asked(self) -> list[Check]:
+        """What ``check`` finds where there is no ``readable_site``."""
+        why = f"{self.site_file} has a value that cannot be used, so the cluster was not asked"
+        return [Check("cluster", why, warning=True)]
+
     @override
     def require_settings(self) -> None:
         self._file.settings  # noqa: B018 (raises)

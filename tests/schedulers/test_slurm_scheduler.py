@@ -692,12 +692,14 @@ def test_settings_that_cannot_be_used_do_not_hide_what_the_cluster_says(
         assert caplog.text.count("account: his is not one of yours") == 1, "warnings are shown beside problems, once"
 
 
-def test_a_value_that_cannot_be_used_is_told_by_every_check_and_the_cluster_is_not_asked(
+def test_where_a_value_cannot_be_used_the_other_settings_are_checked_and_the_cluster_is_not_asked(
     say: Say, tmp_path: Path
 ) -> None:
     write_cluster(say, tmp_path, memory=32, time="00:02:00")
     scheduler = SlurmScheduler("here")
-    assert scheduler.check(["peft"], "s3://b/p") == []
+    (only,) = scheduler.check(["peft"], "s3://b/p")
+    assert only.problem == "slurm/here.yaml has a value that cannot be used, so the cluster was not asked"
+    assert only.warning
     store = LocalStore(tmp_path / "store")
     shown = "\n".join(check.problem for check in Session(store).check(scheduler))
     assert "memory: must be text in quotes" in shown

@@ -185,7 +185,7 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
         from cefr_batch.schedulers.k8s.checks import check
 
         if (site := self.readable_site) is None:
-            return []
+            return self.not_asked()
         specs = tuple(JobSpec(run, store_url) for run in ("cefr-batch-check", "cefr-batch-check-2"))
         try:
             jobs = render(site, JobGroup(specs, below(store_url, "reports/cefr-batch-check"))).objects

@@ -117,7 +117,7 @@ class SlurmScheduler(SiteScheduler[SlurmRequest, SlurmSite]):
         from cefr_batch.schedulers.slurm.checks import check
 
         if (site := self.readable_site) is None:
-            return []
+            return self.not_asked()
         script = render(site, JobGroup((JobSpec("check", store_url),))).scripts[0].text
         host, wanted = site.host, tuple(backends)
         try:
