@@ -34,6 +34,11 @@ _file = click.Path(path_type=Path)
 @click.option(
     "--k8s", is_flag=True, help="Write a site file for Kubernetes, from what the kubeconfig and the nodes show."
 )
+@click.option(
+    "--host",
+    metavar="HOST",
+    help="With --slurm: ask this login node over ssh, as in me@login.cluster.edu, and submit from this machine.",
+)
 @click.option("--site", metavar="NAME", default="mysite", show_default=True, help="The name of the site file.")
 def command(
     folder: Path,
@@ -43,6 +48,7 @@ def command(
     sheet: str | None,
     slurm: bool,
     k8s: bool,
+    host: str | None,
     site: str,
 ) -> None:
     """Write the first files of a working folder, with comments: jobs/, data/, slurm/ or k8s/.
@@ -57,15 +63,15 @@ def command(
     kinds = [kind for kind, wanted in (("slurm", slurm), ("k8s", k8s)) if wanted]
     levels = levels or (() if kinds and not data else ("B1",))
     with notice_if_slow():
-        first = write_first_files(folder, levels, data=data, layout=layout, kinds=kinds, site=site)
+        first = write_first_files(folder, levels, data=data, layout=layout, kinds=kinds, site=site, host=host)
     for path in first.files:
         click.echo(f"wrote {printable(str(path))}")
     for line in first.unknown:
         click.echo(f"not filled in: {printable(line)}", err=True)
-    click.echo("\n".join(["\nNext:", *(f"  {shlex.join(words)}" for words in _next(folder, levels, first))]))
+    click.echo("\n".join(["\nNext:", *(f"  {shlex.join(words)}" for words in _next(folder, levels, first, host))]))
 
 
-def _next(folder: Path, levels: Sequence[str], first: FirstFiles) -> list[tuple[str, ...]]:
+def _next(folder: Path, levels: Sequence[str], first: FirstFiles, host: str | None) -> list[tuple[str, ...]]:
     level = levels[0] if levels else "B1"
     run = ("cefr-batch", "submit", "--level", level)
     words: list[tuple[str, ...]] = [("cd", str(folder))] if folder.resolve() != Path.cwd() else []
@@ -73,7 +79,7 @@ def _next(folder: Path, levels: Sequence[str], first: FirstFiles) -> list[tuple[
     if levels:
         words += [("cefr-batch", "config", "show", "--level", level), (*run, "--profile", "smoke", *few, "--dry-run")]
     for cluster in first.clusters:
-        store = ("--store", "s3://BUCKET/PREFIX") if cluster.startswith("k8s/") else ()
+        store = ("--store", "s3://BUCKET/PREFIX") if host or cluster.startswith("k8s/") else ()
         words += [
             ("cefr-batch", "doctor", "--cluster", cluster, *store),
             (*run, "--cluster", cluster, *store, "--dry-run"),

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 @json_option
 @session_option
 def command(watch: bool, as_json: bool, session: Session) -> None:
-    """List all runs of the store, the newest last. With --watch it exits with 1 if one of them did not succeed."""
+    """List all runs of the store, the newest last. SUBMITTED is when a run's newest job was submitted: it changes when a
+    run is resumed.
+
+    With --watch it exits with 1 if one of them did not succeed.
+    """
     runs = session.runs()
     found = wait_for(session, runs, to_stderr=as_json) if watch else session.status(runs)
     states = sorted(found, key=lambda state: state.submitted_at or "")

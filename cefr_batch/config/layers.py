@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
@@ -70,6 +71,7 @@ class Layers(Generic[M]):
     its one key; ``patterns``: the model's regular expressions, in words; ``parents``: files that can be extended from
     elsewhere, by name (``settings_files``); ``renamed``: former dotted key → present key. A former key is still read, as
     if the present one had been written, and ``warnings`` then says so, once for each file; both in one file are a problem.
+    ``rules``: what is wrong with settings of which each is well-formed, each beginning with the key that it is about.
     """
 
     model: type[M]
@@ -78,7 +80,9 @@ class Layers(Generic[M]):
     patterns: Mapping[str, str] = field(default_factory=dict)
     parents: Mapping[str, Path] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
+    rules: Callable[[M], Iterable[str]] = lambda settings: ()
     values: dict[str, Any] = field(default_factory=dict)
+    first: dict[str, Any] = field(default_factory=dict)  # each key's value in the first layer that has it
     origin: dict[str, str] = field(default_factory=dict)
     places: list[str] = field(default_factory=list)  # in the order in which they were read
     problems: list[Problem] = field(default_factory=list)
@@ -90,6 +94,7 @@ class Layers(Generic[M]):
         return replace(
             self,
             values=dict(self.values),
+            first=dict(self.first),
             origin=dict(self.origin),
             places=list(self.places),
             problems=list(self.problems),
@@ -145,14 +150,37 @@ class Layers(Generic[M]):
 
     def resolve(self) -> M:
         """The settings, checked. Raises ``SpecError`` with every problem of every layer."""
+        found = self.read()
+        if self.problems or found is None:
+            raise SpecError(self.problems)
+        return found
+
+    def read(self) -> M | None:
+        """The settings, whose problems are all in ``problems`` then; None if a value of them cannot be used. Keys that are
+        not known are left out, and rules may be broken."""
+        readable = not self.problems
+        found: M | None
         try:
-            resolved = self.model.model_validate(_unflatten(self.values))
+            found = self.model.model_validate(_unflatten(self.values))
         except ValidationError as exc:
             errors = [dict(error) for error in exc.errors()]
             self.problems += [self._explain(one) for one in errors if not (self.unread and one["type"] == "missing")]
-        if self.problems:
-            raise SpecError(self.problems)
-        return resolved
+            readable = readable and all(one["type"] == "extra_forbidden" for one in errors)
+            found = self._repaired([_key(one) for one in errors])
+        if found is not None:
+            self.problems += [Problem(self._where(rule.partition(":")[0]), rule) for rule in self.rules(found)]
+        return found if readable else None
+
+    def _repaired(self, wrong: Iterable[str]) -> M | None:
+        """The settings with the first layer's value for each key that is wrong, so that rules about the others can be
+        tried; None if that does not help."""
+        touched = {key for key in self.values for one in wrong if _touches(key, one)}
+        former = {key: self.first[key] for key in touched if self.first[key] != self.values[key]}
+        values = {key: value for key, value in self.values.items() if key not in touched} | former
+        try:
+            return self.model.model_validate(_unflatten(values))
+        except ValidationError:
+            return None
 
     def located(self, key: str, value: Any, folder: Path) -> Any:
         """A value as it is kept, given the folder of the file that gave it: here is where paths become absolute."""
@@ -219,12 +247,13 @@ class Layers(Generic[M]):
         for old in [k for k in self.values if k.startswith(f"{key}.") or key.startswith(f"{k}.")]:
             del self.values[old]
         self.values[key] = value
+        self.first.setdefault(key, value)
         self.origin[key] = origin
         if origin not in self.places:
             self.places.append(origin)
 
     def _explain(self, error: dict[str, Any]) -> Problem:
-        key = ".".join(str(p) for p in error["loc"])
+        key = _key(error)
         if error["type"] == "value_error":  # a rule over several keys, which names its own
             what = str(error["ctx"]["error"])
             return Problem(self._where(what.partition(":")[0]), what)
@@ -232,9 +261,19 @@ class Layers(Generic[M]):
 
     def _where(self, key: str) -> str:
         """The place that gave this key; for a whole part, or a part of a value, the last one that gave any of it."""
-        near = [k for k in self.origin if k == key or k.startswith(f"{key}.") or key.startswith(f"{k}.")]
+        near = [k for k in self.origin if _touches(k, key)]
         given = [self.origin[k] for k in near] or self.places[:1]
         return max(given, key=self.places.index, default="")
+
+
+def _key(error: Mapping[str, Any]) -> str:
+    """The dotted key that one of pydantic's errors is about."""
+    return ".".join(str(part) for part in error["loc"])
+
+
+def _touches(key: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one is a part of the other."""
+    return key == other or key.startswith(f"{other}.") or other.startswith(f"{key}.")
 
 
 def reason(error: Mapping[str, Any], model: type[BaseModel], patterns: Mapping[str, str]) -> str:
@@ -257,8 +296,29 @@ def reason(error: Mapping[str, Any], model: type[BaseModel], patterns: Mapping[s
         return "must be text in UTF-8; if it is a file's name, rename the file"
     if kind in ("too_short", "string_too_short") and error["ctx"]["min_length"] == 1:
         return f"must not be empty (got {_shown(value)})"
+    if kind == "string_type" and isinstance(value, (int, float, date)):
+        form = next((patterns[one] for one in _patterns_at(model, loc) if one in patterns), "")
+        why = "without quotes, YAML reads 1:30:00 as a number, and yes as true"
+        return f"must be text in quotes{': ' if form else ''}{form} (got {_shown(value)}; {why})"
     wanted = _TYPES.get(kind, str(error["msg"]).removeprefix("Input should be "))
     return f"must be {wanted} (got {_shown(value)})"
+
+
+def _patterns_at(model: type[BaseModel], loc: tuple[str, ...]) -> Iterator[str]:
+    """The regular expressions that the text at this place may have to match."""
+    field_ = model.model_fields.get(loc[0]) if loc else None
+    if field_ and (inner := _model_of(field_.annotation)):
+        yield from _patterns_at(inner, loc[1:])
+    elif field_:
+        yield from _patterns_of(field_.annotation, field_.metadata)
+
+
+def _patterns_of(annotation: Any, metadata: Iterable[Any]) -> Iterator[str]:
+    """Those of a type, or of what is in it; of a mapping those of its values."""
+    yield from (one.pattern for one in metadata if getattr(one, "pattern", None))
+    inner = get_args(annotation)
+    for one in inner[-1:] if get_origin(annotation) is dict else inner:
+        yield from _patterns_of(one, [more for given in getattr(one, "__metadata__", ()) for more in given.metadata])
 
 
 def _shown(value: Any) -> str:

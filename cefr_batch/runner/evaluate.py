@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,8 +28,6 @@ from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler
 from cefr_batch.schedulers.background import in_background
 from cefr_batch.store.base import Store
 from cefr_batch.store.datasets import fetch_dataset, store_dataset
-
-log = logging.getLogger(__name__)
 
 ALL = "ALL"
 _BACKEND = "peft"  # models are evaluated with it, whatever they were trained with
@@ -93,6 +90,7 @@ def prepare_evaluations(
     """
     on = [one.upper() if one.upper() in (ALL, *Level) else one for one in on]
     findings = Findings()
+    findings.get(scheduler.require_settings)
     asked = in_background(partial(scheduler.check, [_BACKEND], store.url))
     every = (findings.get(newest_complete, store, list(Level)) or {}) if ALL in on else {}
     names = _names(on, list(every))
@@ -100,10 +98,8 @@ def prepare_evaluations(
     specs = {run: spec for run in runs if (spec := findings.get(_complete_spec, store, run))}
     findings.problems += _unreadable(specs, sets, examples, findings)
     # An evaluation is short, and the cluster has the last word: opinions do not keep it from being asked.
-    warnings = findings.add([*(findings.get(asked.result) or []), check_store(store)], force=True)
+    findings.add([*(findings.get(asked.result) or []), check_store(store)], force=True)
     findings.raise_if_any()
-    for warning in warnings:
-        log.warning("%s", warning)
     models: tuple[EvaluatedModel, ...] = ("base", "tuned") if base else ("tuned",)
     tasks = {}
     for run, spec in specs.items():

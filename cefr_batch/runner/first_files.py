@@ -89,16 +89,19 @@ def write_first_files(
     layout: TableLayout | None = None,
     kinds: Sequence[str] = (),
     site: str = "mysite",
+    host: str | None = None,
 ) -> FirstFiles:
     """Write a job file for each level and, for each kind of cluster (``slurm``, ``k8s``), a site file named ``site``.
 
     ``data``: a file of sentence pairs (``layout``: its sheet and columns), or two of examples in list format, training and
-    evaluation; without it each level gets a sample. Raises ``UsageError``, which names all of them, if a file is there
-    already, ``DataError`` for data that cannot be used; then nothing is written. Blocks for at most half a minute for each
-    kind of cluster.
+    evaluation; without it each level gets a sample. ``host``: a login node, to ask its SLURM over ssh. Raises
+    ``UsageError``, which names all of them, if a file is there already, ``DataError`` for data that cannot be used; then
+    nothing is written. Blocks for at most half a minute for each kind of cluster, and for the login at a host.
     """
     if not _NAME.fullmatch(site):
         raise UsageError(f"--site: {site!r} is not a name; take letters, digits, dashes and underscores")
+    if host and "slurm" not in kinds:
+        raise UsageError("--host: a login node is asked only for a site file of SLURM; add --slurm")
     if data and len(levels) > 1:
         raise UsageError("--data holds one level's sentences; name that level alone, and call init once for each")
     targets = [folder / "jobs" / f"{level.lower()}.yaml" for level in levels]
@@ -107,7 +110,7 @@ def write_first_files(
     _refuse_existing(folder, targets)
     described = _Described.own(folder / "jobs", Level(levels[0]), data, layout or TableLayout()) if data else None
     texts = _job_texts(folder, [Level(level) for level in levels], described)
-    drafts = _drafts(kinds)
+    drafts = _drafts(kinds, host)
     for kind, settings in drafts.items():
         texts[folder / kind / f"{site}.yaml"] = draft_text(_SITE.format(kind=kind, name=site), settings)
     _write(texts)
@@ -120,9 +123,9 @@ def write_first_files(
     )
 
 
-def _drafts(kinds: Sequence[str]) -> dict[str, list[DraftSetting]]:
+def _drafts(kinds: Sequence[str], host: str | None) -> dict[str, list[DraftSetting]]:
     schedulers = {kind: get_scheduler(kind) for kind in kinds}
-    return {kind: one.draft() for kind, one in schedulers.items() if isinstance(one, SiteScheduler)}
+    return {kind: one.draft(host) for kind, one in schedulers.items() if isinstance(one, SiteScheduler)}
 
 
 def _unknown(file: str, settings: Sequence[DraftSetting]) -> Iterator[str]:

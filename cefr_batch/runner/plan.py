@@ -70,6 +70,7 @@ def plan_runs(
     ``gpu`` and ``price_per_hour`` (of one GPU) default to the cluster's. Raises ``SpecError`` with the problems of all
     settings, ``DataError`` with those of all data, ``ModelError`` for a model whose memory cannot be estimated.
     """
+    scheduler.require_settings()
     name = gpu or scheduler.gpu
     if price_per_hour is not None and name is None:
         raise UsageError("--price-per-hour needs --gpu: how long a run takes depends on the GPU")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from cefr_batch.schedulers.base import Check, Scheduler, missing_trackers
 from cefr_batch.store import store_folder
 from cefr_batch.store.adapters import check_adapter
 from cefr_batch.store.base import Store
-
-log = logging.getLogger(__name__)
 
 Counters = Mapping[ModelSpec, TokenCounter | None]  # None: of a model that cannot be read
 
@@ -82,6 +79,7 @@ def prepare(
     is not asked.
     """
     diagnostics = diagnostics or Findings()
+    diagnostics.get(scheduler.require_settings)
     ready = settle(specs, scheduler)
     backends = dict.fromkeys(spec.backend for spec in ready)
     # Asking the cluster takes time; meanwhile examples are built and counted.
@@ -91,7 +89,7 @@ def prepare(
     if cross_evaluate and not diagnostics.problems:
         diagnostics.problems += _cross_problems(prepared, counters)
     cluster = diagnostics.get(asked.result if asked else partial(scheduler.check_settings, backends))
-    warnings = diagnostics.add([*(cluster or []), check_store(store)], warn_only=dry_run, force=force)
+    diagnostics.add([*(cluster or []), check_store(store)], warn_only=dry_run, force=force)
     if scheduler.scheme == "local":  # elsewhere the job says so, before it computes anything
         diagnostics.problems += missing_trackers(
             dict.fromkeys(name for spec in ready for name in spec.training.report_to)
@@ -100,11 +98,9 @@ def prepare(
     starting = {(spec.model, spec.lora.model_dump_json()): spec for spec in ready if spec.model.adapter}
     for spec in starting.values():
         if check := diagnostics.get(_check_adapter, store, spec):
-            warnings += diagnostics.add([check], warn_only=dry_run)
-    warnings += diagnostics.add(memory, force=force)
+            diagnostics.add([check], warn_only=dry_run)
+    diagnostics.add(memory, force=force)
     diagnostics.raise_if_any()
-    for warning in dict.fromkeys(warnings):
-        log.warning("%s", warning)
     return Preparation(prepared, scheduler, cross_evaluate, diagnostics.refused)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -17,8 +16,6 @@ from cefr_batch.runner.submission import forget_cancel, job_of, read_spec, read_
 from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler, get_scheduler
 from cefr_batch.schedulers.base import State
 from cefr_batch.store.base import Store
-
-log = logging.getLogger(__name__)
 
 
 def resume_runs(
@@ -46,9 +43,10 @@ def resume_runs(
     find = cache(get_scheduler)
     schedulers = {run: cluster or find(before or "local") for run, before in submitted.items()}
     by_scheduler = {one: [run for run in schedulers if schedulers[run] is one] for one in schedulers.values()}
-    problems = [problem for one, its in by_scheduler.items() for problem in _failed_checks(store, one, its, force)]
-    if problems:
-        raise NotReady(dict.fromkeys(problems), exit_code=1)
+    found = Findings()
+    for one, its in by_scheduler.items():
+        _check(store, one, its, force, found)
+    found.raise_if_any()
     if force:
         _release(store, schedulers)
     forget_cancel(store, schedulers)
@@ -106,10 +104,8 @@ def _job_spec(store: Store, run: str) -> JobSpec:
     return JobSpec(run, store.url, read_spec(store, run).resources.gpus)
 
 
-def _failed_checks(store: Store, scheduler: Scheduler[Any], runs: Sequence[str], force: bool) -> list[Problem]:
-    """What would keep these runs' jobs from running there."""
-    backends = {read_spec(store, run).backend for run in runs}
-    found = Findings()
-    for warning in found.add(scheduler.check(sorted(backends), store.url), force=force):
-        log.warning("%s", warning)
-    return found.problems
+def _check(store: Store, scheduler: Scheduler[Any], runs: Sequence[str], force: bool, found: Findings) -> None:
+    """Find what would keep these runs' jobs from running there."""
+    found.get(scheduler.require_settings)
+    backends = sorted({read_spec(store, run).backend for run in runs})
+    found.add(scheduler.check(backends, store.url), force=force)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cefr_batch.errors import SpecError
 from cefr_batch.records import layout
 from cefr_batch.records.evaluations import SetEvaluation
 from cefr_batch.records.submission import Submission
@@ -87,7 +88,7 @@ class Session:
         else:
             backends = list(scheduler.backends())[:1] or ["peft"]
         found = [*scheduler.check(backends, self.store.url), check_store(self.store)]
-        return [*found, *check_runs(specs, scheduler)]
+        return [*_setting_checks(scheduler), *found, *check_runs(specs, scheduler)]
 
     def plan(
         self,
@@ -476,3 +477,11 @@ def _log_folder(evaluation: bool) -> str:
 
 def _scheduler(cluster: str | Scheduler[Any]) -> Scheduler[Any]:
     return get_scheduler(cluster) if isinstance(cluster, str) else cluster
+
+
+def _setting_checks(scheduler: Scheduler[Any]) -> list[Check]:
+    try:
+        scheduler.require_settings()
+    except SpecError as exc:
+        return [Check("settings", str(problem)) for problem in exc.problems]
+    return []

@@ -147,7 +147,7 @@ def resolve_state(facts: Facts, observation: Observation | None) -> tuple[State,
 
 def _active(facts: Facts, observation: Observation) -> tuple[State, str]:
     if facts.cancelled and facts.status:
-        return observation.state, f"{_ASKED_TO_STOP}; it stores a checkpoint first"
+        return observation.state, f"{_ASKED_TO_STOP}; it stores a checkpoint after the step that it is computing"
     if facts.cancelled:
         return State.PENDING, f"{_ASKED_TO_STOP} before it began; its job is being removed, which may take a minute"
     if not facts.status:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,8 +19,6 @@ from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler, get_scheduler
 from cefr_batch.store import Store
 from cefr_batch.store.datasets import store_dataset
 
-log = logging.getLogger(__name__)
-
 
 def render_unclaimed(
     store: Store, levels: Sequence[str], *, profile: str | None, overrides: Sequence[str], scheduler: Scheduler[Any]
@@ -33,14 +30,14 @@ def render_unclaimed(
     store that they cannot reach.
     """
     found = Findings()
+    found.get(scheduler.require_settings)
     specs = settle_backends(read_specs(levels, profile, overrides, found), scheduler)
     found.problems += notice_problems(specs, scheduler, found)
     if not scheduler.sees_files:
         found.problems += [problem for spec in specs for problem in _file_problems(spec)]
-    checks = found.get(scheduler.check_settings, dict.fromkeys(spec.backend for spec in specs))
+    checks = found.get(scheduler.check_settings, dict.fromkeys(spec.backend for spec in specs)) or []
+    found.warnings += [check.problem for check in checks if check.problem]
     found.raise_if_any()
-    for check in checks or []:
-        log.warning("%s", check.problem)
     runs = {unclaimed_name(spec): spec for spec in specs}
     jobs = tuple(JobSpec(run, store.url, spec.resources.gpus, _as_json(spec)) for run, spec in runs.items())
     group = JobGroup(jobs, report_url(store, scheduler, list(runs)))

@@ -229,6 +229,10 @@ class Scheduler(ABC, Generic[R]):
     def backends(self) -> Sequence[str]:
         """The training backends that its jobs can use, the preferred one first."""
 
+    def require_settings(self) -> None:
+        """Raise ``SpecError`` with every problem of its site file, if it has one. The checks below do not tell these: they
+        say what is wrong besides, as far as the file can be read."""
+
     def check_settings(self, backends: Iterable[str]) -> list[Check]:
         """What the site's settings alone show to be wrong for jobs with these training backends; part of ``check``. Pure."""
         return []

@@ -42,7 +42,9 @@ def draft_text(heading: str, settings: Iterable[DraftSetting]) -> str:
 
 
 def _comment(text: str) -> Iterator[str]:
-    return (f"# {line}" for paragraph in text.splitlines() for line in wrap(paragraph, _WIDTH))
+    for paragraph in text.splitlines():  # names and paths stay whole
+        for line in wrap(paragraph, _WIDTH, break_long_words=False, break_on_hyphens=False):
+            yield f"# {line}"
 
 
 def as_yaml(value: Any) -> str:

@@ -6,8 +6,9 @@ import logging
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 from typing_extensions import override
@@ -72,6 +73,22 @@ class Site(Protocol):
 S = TypeVar("S", bound=Site)
 
 
+@dataclass(frozen=True)
+class SiteFile(Generic[M]):
+    """What a site file says. ``readable``: its settings, though there may be problems with them; None if a value cannot be
+    used."""
+
+    readable: M | None
+    problems: Sequence[Problem] = ()
+
+    @property
+    def settings(self) -> M:
+        """The settings. Raises ``SpecError`` with every problem."""
+        if self.problems or self.readable is None:
+            raise SpecError(self.problems)
+        return self.readable
+
+
 class SiteScheduler(Scheduler[R], Generic[R, S]):
     """A scheduler configured by a site file: ``scheme/NAME``, or ``scheme`` alone for the site ``default``."""
 
@@ -79,21 +96,42 @@ class SiteScheduler(Scheduler[R], Generic[R, S]):
         self.site_name = site
 
     @abstractmethod
-    def load(self) -> S:
-        """Read and check the site file. Raises ``SpecError`` with every problem."""
+    def load(self) -> SiteFile[Any]:
+        """Read and check the site file. Raises ``SpecError`` if there is none."""
 
     @abstractmethod
-    def draft(self) -> list[DraftSetting]:
+    def draft(self, host: str | None = None) -> list[DraftSetting]:
         """What the cluster that this machine reaches shows of a site file's settings. Reads no site file. Blocks for at most
-        half a minute; what cannot be found out is in the list, not an error."""
+        half a minute; what cannot be found out is in the list, not an error.
+
+        ``host``: a machine of the cluster to ask over ssh, which then takes as long as its login; only SLURM has one.
+        Raises ``UsageError`` for what is no host."""
+
+    @cached_property
+    def _file(self) -> SiteFile[Any]:
+        """Read when it is first needed: jobs are observed and cancelled without it."""
+        return self.load()
 
     @cached_property
     def site(self) -> S:
-        """The site's settings, read when they are first needed: jobs are observed and cancelled without them.
+        """The site's settings. Raises ``SpecError`` with every problem."""
+        settings: S = self._file.settings
+        return settings
 
-        Raises ``SpecError``.
-        """
-        return self.load()
+    @property
+    def readable_site(self) -> S | None:
+        """The site's settings in spite of problems with them, for checks; None if a value cannot be used. Raises
+        ``SpecError`` if there is no such file."""
+        return self._file.readable
+
+    def not_asked(self) -> list[Check]:
+        """What ``check`` finds where there is no ``readable_site``."""
+        why = f"{self.site_file} has a value that cannot be used, so the cluster was not asked"
+        return [Check("cluster", why, warning=True)]
+
+    @override
+    def require_settings(self) -> None:
+        self._file.settings  # noqa: B018 (raises)
 
     @property
     def site_file(self) -> str:
@@ -122,13 +160,14 @@ class SiteScheduler(Scheduler[R], Generic[R, S]):
 
     @override
     def backends(self) -> Sequence[str]:
-        return (self.site.backend, *(name for name in ("unsloth", "peft") if name != self.site.backend))
+        preferred = site.backend if (site := self.readable_site) else "peft"
+        return (preferred, *(name for name in ("unsloth", "peft") if name != preferred))
 
 
-def load(layers: Layers[M], kind: str, name: str) -> M:
+def load(layers: Layers[M], kind: str, name: str) -> SiteFile[M]:
     """Read the site file ``<kind>/<name>.yaml`` into ``layers`` and check it. Logs a warning for each deprecated key.
 
-    Raises ``SpecError`` with every problem of the file, or with the names of the known sites if there is no such file.
+    Raises ``SpecError`` with the names of the known sites if there is no such file.
     """
     files = settings_files(kind)
     if name not in files:
@@ -138,7 +177,8 @@ def load(layers: Layers[M], kind: str, name: str) -> M:
     layers.add_file(files[name])
     for warning in layers.warnings:
         log.warning(warning)
-    return layers.resolve()
+    readable = layers.read()
+    return SiteFile(readable, tuple(layers.problems))
 
 
 def seconds_of(time: str) -> int:
@@ -167,9 +207,9 @@ def check_image(where: str, image: str, backends: Iterable[str], *, has_gpu: boo
         yield Check(what, f"{where}: {problem}; {remedy}", warning=True)
 
 
-def refuse_secrets(environment: dict[str, str], instead: str) -> None:
-    """Raise ``ValueError`` if a site's ``environment`` sets a secret, as far as its name tells. ``instead``: what to do with
+def secrets_in(environment: dict[str, str], instead: str) -> Iterator[str]:
+    """What is wrong if a site's ``environment`` sets a secret, as far as its name tells. ``instead``: what to do with
     it, for the message."""
     found = sorted(filter(looks_secret, environment))
     if found:
-        raise ValueError(f"environment: {', '.join(found)}: no secrets in a site file; {instead}")
+        yield f"environment: {', '.join(found)}: no secrets in a site file; {instead}"

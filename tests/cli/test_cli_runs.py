@@ -311,7 +311,10 @@ def test_resume_is_refused_while_the_run_is_alive_and_once_it_is_complete(
     record = store.get_json(key)
     store.put_json(key, {**record, "cancelled_at": record["submitted_at"]})
     result = cefr_batch("resume", run)
-    assert "is still being stopped (asked to stop; it stores a checkpoint first); resume it once" in result.err
+    assert (
+        "is still being stopped (asked to stop; it stores a checkpoint after the step that it is computing); resume it once"
+        in result.err
+    )
     store.put_json(key, record)
     (folder / f"{run}.finish").touch()
     until(has_state(store, run, "SUCCEEDED"))

@@ -39,7 +39,10 @@ def test_what_it_writes_passes_plan_and_a_dry_run_everywhere(cefr_batch: Run, he
     result = cefr_batch("init", "--slurm", "--k8s", "--level", "B1")
     assert result.code == 0
     assert list(contents(here)) == ["data/b1.csv", "jobs/b1.yaml", "k8s/mysite.yaml", "slurm/mysite.yaml"]
-    assert "not filled in: slurm/mysite.yaml: partition, gres, gpu, cpus, memory, time: there is no sinfo" in result.err
+    assert (
+        "not filled in: slurm/mysite.yaml: partition, gres, gpu, cpus, memory, time, account, shared, python: there is no"
+        in result.err
+    )
     model = ("--set", f"model.name={tiny_model}", "--set", "training.max_length=2048", "--set", "backend=peft")
     plan = cefr_batch("plan", "--level", "B1", *model)
     assert (plan.code, plan.err) == (0, "")
@@ -70,6 +73,29 @@ def test_it_names_the_commands_that_come_next(cefr_batch: Run, here: Path) -> No
     ]
     assert "  cd new\n" in out
     assert "  cefr-batch submit --level A1 --cluster slurm/uni --dry-run\n" in out
+
+
+def test_a_machine_without_slurm_is_told_of_host_and_not_taken_for_the_cluster(cefr_batch: Run, here: Path) -> None:
+    result = cefr_batch("init", "--slurm")
+    assert "there is no sinfo here; run this on a machine of the cluster" in result.err
+    assert "or add --host me@login.cluster.edu" in result.err
+    lines = contents(here)["slurm/mysite.yaml"].splitlines()
+    assert [line for line in lines if line and not line.startswith("#")] == ["extends: default"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--host", "me@login"), "--host: a login node is asked only for a site file of SLURM; add --slurm"),
+        (("--k8s", "--host", "me@login"), "add --slurm"),
+        (("--slurm", "--host", "-oProxyCommand=reboot"), "--host: must be what ssh takes"),
+    ],
+)
+def test_a_host_is_for_slurm_alone(words: tuple[str, ...], said: str, cefr_batch: Run, here: Path) -> None:
+    result = cefr_batch("init", *words)
+    assert result.code == 2
+    assert said in result.err
+    assert contents(here) == {}
 
 
 def test_a_site_file_can_be_all_that_is_written(cefr_batch: Run, here: Path) -> None:

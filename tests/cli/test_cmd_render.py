@@ -169,6 +169,10 @@ def test_an_image_without_the_runs_backend_is_a_warning_and_the_manifest_is_prin
     well = cut_off(*arguments, "--set", "backend=peft")
     assert "image for CPUs" not in well.stderr
     assert "kind: Job" in well.stdout
+    refused = cut_off(*arguments, "--set", "data.source=mine.csv")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "mine.csv is a file of this machine" in refused.stderr
+    assert refused.stderr.count("image for CPUs") == 1, "a warning is shown beside problems"
 
 
 @pytest.mark.slow

@@ -39,7 +39,8 @@ class _Kinds(StrictModel):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("text", 1, "must be text (got 1)"),
+        ("text", 1, "must be text in quotes (got 1; without quotes, YAML reads 1:30:00 as a number, and yes as true)"),
+        ("text", [], "must be text (got [])"),
         ("text", "", "must not be empty (got '')"),
         ("whole", 1.5, "must be a whole number (got 1.5)"),
         ("whole", "x", "must be a whole number (got 'x')"),

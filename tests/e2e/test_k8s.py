@@ -400,7 +400,7 @@ def test_a_run_that_is_cancelled_stores_a_checkpoint_and_continues_when_resumed(
     (run,) = submit(store, LONG, "B1")
     freeze_training(store, run)
     cefr_batch("cancel", run, store=store.url)
-    assert seen(store, run) == ("RUNNING", "asked to stop; it stores a checkpoint first")
+    assert seen(store, run) == ("RUNNING", "asked to stop; it stores a checkpoint after the step that it is computing")
     thaw_training(store, run)
     until(lambda: gone(run))
     assert state_of(store, run) == "CANCELLED"

@@ -139,7 +139,7 @@ TABLE = [
     # Alive: never finished, whatever was written before.
     ("no", "cancelled", ANY, "PENDING", P, "asked to stop"),
     ("no", "cancelled", "none older", "RUNNING", P, "asked to stop before it began"),
-    ("no", "cancelled", ANY, "RUNNING", R, "asked to stop; it stores a checkpoint first"),
+    ("no", "cancelled", ANY, "RUNNING", R, "asked to stop; it stores a checkpoint after the step that it is computing"),
     ("no", "there", "none older", ALIVE, P, "as the scheduler says"),
     ("no", "there", ANY, "PENDING", P, "as the scheduler says"),
     ("no", "there", ANY, "RUNNING", R, "as the scheduler says"),

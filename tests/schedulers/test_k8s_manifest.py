@@ -46,7 +46,10 @@ Mutation = Callable[[Object], Any]
 
 
 def site_named(name: str, **more: Any) -> KubernetesSite:
-    return KubernetesSite.model_validate({**GOOD[name], **more})
+    site = KubernetesSite.model_validate({**GOOD[name], **more})
+    if broken := list(site.broken_rules()):
+        raise ValueError(broken)
+    return site
 
 
 def pod_of(job: Object) -> Object:

@@ -15,6 +15,7 @@ import pytest
 from cefr_batch import __version__
 from cefr_batch.errors import SpecError
 from cefr_batch.planning.gpus import find_gpu
+from cefr_batch.schedulers.k8s.scheduler import KubernetesScheduler
 from cefr_batch.schedulers.k8s.site import PATTERNS, KubernetesSite, SecretKey, load_site
 
 SITES = Path(__file__).parents[2] / "k8s"
@@ -27,7 +28,10 @@ def sites(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def site_named(name: str, **more: Any) -> KubernetesSite:
-    return KubernetesSite.model_validate({**load_site(name).model_dump(), **more})
+    site = KubernetesSite.model_validate({**load_site(name).model_dump(), **more})
+    if broken := list(site.broken_rules()):
+        raise ValueError(broken)
+    return site
 
 
 BAD_SITE = """
@@ -80,6 +84,27 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path: Path, monkeypatc
     assert f"{tmp_path / 'bad.yaml'}: cpus" in text
     with pytest.raises(SpecError, match=r"there is no .*nowhere.yaml; sites known: bad, default"):
         load_site("nowhere")
+
+
+def test_an_unknown_key_and_broken_rules_are_told_together_and_the_cluster_is_asked_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "default.yaml").write_bytes((SITES / "default.yaml").read_bytes())
+    (tmp_path / "bad.yaml").write_text(
+        'extends: default\nimagee: x\ntime: "00:00:00"\nenvironment: {HF_TOKEN: x}\ncontext: nowhere\n'
+    )
+    monkeypatch.setenv("CEFR_BATCH_K8S", str(tmp_path))
+    scheduler = KubernetesScheduler("bad")
+    with pytest.raises(SpecError) as caught:
+        scheduler.require_settings()
+    text = str(caught.value)
+    for expected in (
+        "imagee: unknown key",
+        "time: 00:00:00 leaves no time to train",
+        "environment: HF_TOKEN: no secrets",
+    ):
+        assert expected in text, text
+    assert any("nowhere" in check.problem for check in scheduler.check(["peft"], "s3://bucket/prefix"))
 
 
 @pytest.mark.parametrize(

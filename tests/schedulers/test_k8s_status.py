@@ -221,7 +221,9 @@ CASES: dict[str, tuple[Object | None, list[Object], list[Object], State, list[st
         [pod("Running", {"running": {}}, deleted=True)],
         [],
         State.RUNNING,
-        ["its pod tiny-b1-peft-v1-p1 on n1 is being stopped; it stores a checkpoint first"],
+        [
+            "its pod tiny-b1-peft-v1-p1 on n1 is being stopped; it stores a checkpoint after the step that it is computing"
+        ],
     ),
     "pod that should have stopped": (
         job(),

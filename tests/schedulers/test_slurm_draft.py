@@ -113,6 +113,22 @@ def test_what_cannot_be_found_out_is_a_comment_that_says_why(
     assert "# account: my-project\n" in text
 
 
+def test_a_clone_in_the_place_of_the_shared_folder_is_not_taken(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(slurm_draft, "LOCAL_FILE_SYSTEMS", set())
+    prints(commands, "sinfo", SINFO)
+    prints(commands, "sacctmgr", "")
+    text, settings = site(tmp_path, monkeypatch)
+    assert settings["shared"] == "~/cefr-batch-jobs"
+    for name in (".git", "cefr_batch"):
+        (tmp_path / "cefr-batch-jobs" / name).mkdir(parents=True)
+    text = draft_text("A site.", draft())
+    assert f"{tmp_path}/cefr-batch-jobs is a clone of cefr-batch" in text.replace("\n# ", " ")
+    assert "shared" not in yaml.safe_load(text)
+
+
 def test_a_gpu_that_slurm_does_not_name_and_one_that_is_not_known(
     commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

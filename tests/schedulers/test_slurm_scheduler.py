@@ -15,16 +15,18 @@ from typing import Any
 
 import pytest
 
-from cefr_batch.errors import SchedulerError
+from cefr_batch.errors import NotReady, SchedulerError, SpecError
 from cefr_batch.records import layout
 from cefr_batch.records.submission import Submission
 from cefr_batch.records.timestamps import now
 from cefr_batch.runner import Session
 from cefr_batch.runner.findings import Findings
+from cefr_batch.runner.prepare import prepare
 from cefr_batch.schedulers import Check, Job, JobGroup, JobSpec, State
 from cefr_batch.schedulers.slurm import client
 from cefr_batch.schedulers.slurm.scheduler import SlurmScheduler
 from cefr_batch.schedulers.slurm.script import folder_name
+from cefr_batch.store.local import LocalStore
 
 SITES = Path(__file__).parents[2] / "slurm"
 STORE = "s3://bucket/prefix"
@@ -662,6 +664,68 @@ def test_every_problem_of_a_site_is_reported_at_once(say: Say, tmp_path: Path) -
     assert all("here.yaml" in problem for problem in found)
 
 
+def test_settings_that_cannot_be_used_do_not_hide_what_the_cluster_says(
+    say: Say, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unknown key, broken rules, a wrong partition, and an account that only gives a warning: all in one go."""
+    write_cluster(
+        say, tmp_path, partitoin="gpu", time="00:02:00", options=["--array=1"], partition="gpus", account="his"
+    )
+    say("sacctmgr", "mine")
+    scheduler, store = SlurmScheduler("here"), LocalStore(tmp_path / "store")
+    expected = (
+        "partitoin: unknown key (did you mean partition?)",
+        "time: 00:02:00 leaves no time to train",
+        "options: --array=1: set by cefr-batch itself",
+        "partition: there is no 'gpus'",
+    )
+    shown = [check.problem for check in Session(store).check(scheduler)]
+    for check in (*expected, "account: his is not one of yours"):
+        assert sum(check in one for one in shown) == 1, shown
+    for dry_run in (False, True):
+        caplog.clear()
+        with pytest.raises(NotReady) as caught:
+            prepare([], scheduler=scheduler, store=store, dry_run=dry_run)
+        text = str(caught.value)
+        assert [one for one in expected[:3] if text.count(one) != 1] == []
+        assert ("there is no 'gpus'" in text) != dry_run
+        assert caplog.text.count("account: his is not one of yours") == 1, "warnings are shown beside problems, once"
+
+
+def test_where_a_value_cannot_be_used_the_other_settings_are_checked_and_the_cluster_is_not_asked(
+    say: Say, tmp_path: Path
+) -> None:
+    write_cluster(say, tmp_path, memory=32, time="00:02:00")
+    scheduler = SlurmScheduler("here")
+    (only,) = scheduler.check(["peft"], "s3://b/p")
+    assert only.problem == "slurm/here.yaml has a value that cannot be used, so the cluster was not asked"
+    assert only.warning
+    store = LocalStore(tmp_path / "store")
+    shown = "\n".join(check.problem for check in Session(store).check(scheduler))
+    assert "memory: must be text in quotes" in shown
+    assert "time: 00:02:00 leaves no time" in shown
+    with pytest.raises(SpecError):
+        scheduler.render(JobGroup((JobSpec("r", "s3://b/p"),)))
+
+
+def test_a_shared_folder_in_a_clone_is_refused_with_force_too(say: Say, tmp_path: Path) -> None:
+    for name in (".git", "cefr_batch"):
+        (tmp_path / "clone" / name).mkdir(parents=True)
+    for folder, lies in (("clone", "is"), ("clone/jobs", f"lies in {tmp_path}/clone,")):
+        write_cluster(say, tmp_path, shared=str(tmp_path / folder))
+        forced = Findings()
+        forced.add(SlurmScheduler("here").check(["peft"], "s3://b/p"), force=True)
+        (problem,) = map(str, forced.problems)
+        assert f"shared: {tmp_path}/{folder} {lies} a clone of cefr-batch, and jobs would write" in problem
+        assert "--force" not in problem
+
+
+def test_rules_of_a_host_and_of_a_container_leave_the_other_checks(say: Say, tmp_path: Path) -> None:
+    text = "\n".join(problems(say, tmp_path, partition="gpus", container={"runtime": "apptainer"}))
+    assert "there is no 'gpus'" in text
+    assert "there is no None" not in text
+
+
 def test_a_python_that_cannot_train_or_start_a_job_is_reported_before_anything_is_submitted(
     say: Say, tmp_path: Path
 ) -> None:
@@ -845,11 +909,11 @@ def test_force_overrides_what_is_an_opinion_and_nothing_else(say: Say, tmp_path:
     checks = found(say, tmp_path, time="08:00:00", gres="gpu:h100:1", python=str(tmp_path))
     refused, forced = Findings(), Findings()
     refused.add(checks)
-    warnings = forced.add(checks, force=True)
+    forced.add(checks, force=True)
     assert len(refused.problems) == 3
     assert sum("(--force submits it anyway)" in str(one) for one in refused.problems) == 2
     assert [str(one) for one in forced.problems] == [one.problem for one in checks if "python" in one.what]
-    assert len(warnings) == 2
+    assert len(forced.warnings) == 2
     (account,) = found(say, tmp_path, "Batch job submission failed: Invalid account or account/partition combination")
     assert account.refuses
     assert account.opinion

@@ -33,7 +33,10 @@ THREE = JobGroup(
 
 def site_named(name: str, **more: Any) -> SlurmSite:
     fixed = {"shared": "/shared/ayşe/cefr batch", "python": "/opt/cefr/bin/python"}
-    return SlurmSite.model_validate({**load_site(name).model_dump(), **fixed, **more})
+    site = SlurmSite.model_validate({**load_site(name).model_dump(), **fixed, **more})
+    if broken := list(site.broken_rules()):
+        raise ValueError(broken)
+    return site
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +154,8 @@ BAD_SITE = """
 extends: default
 partitoin: gpu
 cpus: many
-time: 00:02:00
+time: "00:02:00"
+options: [--array=1]
 memory: 32 GB
 shared: relative/folder
 container: {runtime: docker}
@@ -175,11 +179,33 @@ def test_every_problem_of_a_site_file_is_reported_at_once(tmp_path: Path, monkey
         "container.runtime: must be one of 'none', 'apptainer', 'pyxis', 'charliecloud' (got 'docker')",
         "environment.A B",
         "gres: must be a name without spaces or quotes",
+        "time: 00:02:00 leaves no time to train",  # rules over well-formed settings, beside those that are not
+        "options: --array=1: set by cefr-batch itself",
     ):
         assert expected in text, text
     assert f"{tmp_path / 'bad.yaml'}: cpus" in text
     with pytest.raises(SpecError, match=r"there is no .*nowhere.yaml; sites known: bad, default"):
         load_site("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("time: 1", r"time: must be text in quotes: HH:MM:SS or D-HH:MM:SS \(got 1;"),
+        ("time: 1:30:00", r"time: must be text in quotes: HH:MM:SS or D-HH:MM:SS \(got 5400; .* 1:30:00 as a number"),
+        ("options: [7]", r"options.0: must be text in quotes: a long option of sbatch, .* \(got 7;"),
+        ("environment: {A: 7}", r"environment.A: must be text in quotes: one line of text \(got 7;"),
+        ("container: {image: 7}", r"container.image: must be text in quotes: one line of text \(got 7;"),
+    ],
+)
+def test_text_that_yaml_reads_as_a_number_says_its_form_and_the_quotes(
+    line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "default.yaml").write_bytes((SITES / "default.yaml").read_bytes())
+    (tmp_path / "odd.yaml").write_text(f"extends: default\n{line}\n")
+    monkeypatch.setenv("CEFR_BATCH_SLURM", str(tmp_path))
+    with pytest.raises(SpecError, match=message):
+        load_site("odd")
 
 
 def test_a_job_that_could_not_store_a_checkpoint_before_its_limit_is_refused() -> None:

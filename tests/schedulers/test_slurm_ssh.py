@@ -15,11 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import yaml
 from clusters.sshd import TOOLS
 
 from cefr_batch.errors import SchedulerError, SpecError
 from cefr_batch.schedulers import Job, JobGroup, JobSpec, State
-from cefr_batch.schedulers.slurm import client, ssh
+from cefr_batch.schedulers.draft import draft_text
+from cefr_batch.schedulers.slurm import client, draft, ssh
 from cefr_batch.schedulers.slurm.client import Slurm
 from cefr_batch.schedulers.slurm.machine import AnswerLost, SlurmMachine, ThisMachine
 from cefr_batch.schedulers.slurm.scheduler import SlurmScheduler
@@ -120,6 +122,58 @@ def test_a_folder_whose_name_is_too_long_for_a_socket_is_not_used(
     OverSsh(HOST).run(["echo"], timeout=5)
     (found,) = [one for one in options(there) if one.startswith("ControlPath=")]
     assert found == f"ControlPath=/tmp/cefr-batch-{os.getuid()}/%C"
+
+
+def test_a_site_file_is_drafted_from_what_the_login_node_shows(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its partitions, its user and account, its home folder; not those of the laptop."""
+    monkeypatch.setattr(draft, "LOCAL_FILE_SYSTEMS", set())
+    monkeypatch.setattr("getpass.getuser", lambda: pytest.fail("the laptop's user is asked for"))
+    put(there / "bin" / "sinfo", "echo 'gpu*|up|1:00:00|16|64000|2|gpu:rtx4090:2'")
+    put(there / "tools" / "id", "echo meryem")
+    put(there / "bin" / "sacctmgr", f'echo "$*" > {there}/asked; echo "theirs|theirs|normal"')
+    text = draft_text("A site.", SlurmScheduler().draft(HOST))
+    found = yaml.safe_load(text)
+    assert found["host"] == HOST
+    assert (found["partition"], found["gres"], found["account"]) == ("gpu", "gpu:rtx4090:1", "theirs")
+    assert "name=meryem" in (there / "asked").read_text()
+    assert found["shared"] == f"{there}/cefr-batch-jobs"
+    assert f'\n# python: "{there}/cefr-batch/.venv-unsloth/bin/python"\n' in text
+    assert "make setup-unsloth" in text
+    sites = tmp_path / "slurm"
+    sites.mkdir()
+    (sites / "far.yaml").write_text(text)
+    with pytest.raises(SpecError, match="python: missing") as caught:
+        load_site("far")
+    assert len(caught.value.problems) == 1
+    assert SlurmScheduler("far").check(["peft"], STORE)[0].what == f"host {HOST}", "the cluster is asked all the same"
+    (sites / "far.yaml").write_text(text.replace("# python:", "python:"))
+    assert load_site("far").gpu == "rtx4090"
+
+
+def test_a_clone_at_the_host_is_no_folder_for_jobs(there: Path) -> None:
+    put(there / "bin" / "sinfo", "echo 'cpu*|up|1:00:00|16|64000|2|(null)'")
+    for name in (".git", "cefr_batch"):
+        (there / "a clone" / name).mkdir(parents=True)
+    machine = OverSsh(HOST)
+    for folder in (there / "a clone", there / "a clone" / "not" / "there"):
+        assert machine.nearest_with((".git", "cefr_batch"), folder) == there / "a clone"
+        assert ThisMachine().nearest_with((".git", "cefr_batch"), folder) == there / "a clone"
+    assert machine.nearest_with((".git", "cefr_batch", "no"), there / "a clone") is None
+    assert ThisMachine().nearest_with((".git", "cefr_batch", "no"), there / "a clone") is None
+    (there / "a clone").rename(there / "cefr-batch-jobs")
+    (shared,) = (one for one in SlurmScheduler().draft(HOST) if one.key == "shared")
+    assert not shared.known
+    assert "is a clone of cefr-batch" in shared.why
+
+
+def test_of_a_host_that_is_not_reached_nothing_is_known_but_its_name(there: Path) -> None:
+    (there / "fails").write_text("ssh: connect to host login.example.org port 22: Connection timed out")
+    found = SlurmScheduler().draft(HOST)
+    assert [one.key for one in found if one.known] == ["host"]
+    assert {"partition", "account", "shared", "python"} <= {one.key for one in found}
+    assert all("no connection to" in one.why for one in found if not one.known)
 
 
 def test_a_command_gets_its_input_and_variables_and_no_argument_of_ssh_shows_them(there: Path) -> None:
@@ -450,7 +504,7 @@ def test_files_whose_naming_is_not_answered_are_named_again(site: Callable[..., 
     [
         ({"python": None}, f"python: missing; set it, in your site file, to the absolute path of a Python on {HOST}"),
         ({"shared": "~/cefr-batch"}, "shared: ~/cefr-batch is a path of this machine"),
-        ({"shared": "unset"}, "shared: ~/cefr-batch is a path of this machine"),
+        ({"shared": "unset"}, "shared: ~/cefr-batch-jobs is a path of this machine"),
         ({"python": "~/env/bin/python"}, "python: ~/env/bin/python is a path of this machine"),
         (
             {"container": {"runtime": "apptainer", "image": "./x.sif"}},

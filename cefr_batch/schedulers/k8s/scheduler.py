@@ -20,9 +20,9 @@ from cefr_batch.schedulers.base import Check, Job, JobGroup, JobSpec, Observatio
 from cefr_batch.schedulers.draft import DraftSetting
 from cefr_batch.schedulers.k8s.client import IN_CLUSTER, ApiError, Cluster, Object, connect, in_pod_alone
 from cefr_batch.schedulers.k8s.manifest import CONTAINER, MANAGED, STORE, JobName, KubernetesRequest, render, runs_of
-from cefr_batch.schedulers.k8s.site import KubernetesSite, load_site
+from cefr_batch.schedulers.k8s.site import KubernetesSite, read_site
 from cefr_batch.schedulers.k8s.status import ended_indexes, explained_by, finished, in_queue, index_of, is_lost, observe
-from cefr_batch.schedulers.sites import SiteScheduler, check_image
+from cefr_batch.schedulers.sites import SiteFile, SiteScheduler, check_image
 from cefr_batch.store import below
 
 log = logging.getLogger(__name__)
@@ -151,8 +151,8 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
         self._lock = RLock()  # whoever shows many runs asks for their logs at the same time
 
     @override
-    def load(self) -> KubernetesSite:
-        return load_site(self.site_name)
+    def load(self) -> SiteFile[KubernetesSite]:
+        return read_site(self.site_name)
 
     @override
     def lacks_variable(self, name: str) -> str:
@@ -161,7 +161,7 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
         return f"pods get no {name}; set notify_secret in {self.site_file} to a Secret that has it as a key"
 
     @override
-    def draft(self) -> list[DraftSetting]:
+    def draft(self, host: str | None = None) -> list[DraftSetting]:
         from cefr_batch.schedulers.k8s.draft import draft
 
         return draft()
@@ -176,15 +176,22 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
 
     @override
     def check_settings(self, backends: Iterable[str]) -> list[Check]:
-        return list(check_image(f"{self.site_file}: image", self.site.image, backends, has_gpu=self.site.gpus > 0))
+        if (site := self.readable_site) is None:
+            return []
+        return list(check_image(f"{self.site_file}: image", site.image, backends, has_gpu=site.gpus > 0))
 
     @override
     def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         from cefr_batch.schedulers.k8s.checks import check
 
+        if (site := self.readable_site) is None:
+            return self.not_asked()
         specs = tuple(JobSpec(run, store_url) for run in ("cefr-batch-check", "cefr-batch-check-2"))
-        request = self.render(JobGroup(specs, below(store_url, "reports/cefr-batch-check")))
-        return [*check(self.site, self.site_file, store_url, request.objects), *self.check_settings(backends)]
+        try:
+            jobs = render(site, JobGroup(specs, below(store_url, "reports/cefr-batch-check"))).objects
+        except SchedulerError as exc:
+            return [Check(f"store {store_url}", str(exc)), *self.check_settings(backends)]
+        return [*check(site, self.site_file, store_url, jobs), *self.check_settings(backends)]
 
     @override
     def submit(self, request: KubernetesRequest) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from cefr_batch.config.layers import Layers
 from cefr_batch.config.schema import NotifySpec, PositiveInt, StrictModel
 from cefr_batch.schedulers.secrets import TRACKER_SECRETS
 from cefr_batch.schedulers.sites import PATTERNS as SHARED_PATTERNS
-from cefr_batch.schedulers.sites import Line, Time, Variable, load, refuse_secrets, seconds_of
+from cefr_batch.schedulers.sites import Line, SiteFile, Time, Variable, load, seconds_of, secrets_in
 
 VERSION = re.sub(r"[^A-Za-z0-9_.-]", "-", __version__)  # as image tags and labels take it
 RENAMED = {"several_levels": "job_mode", "keep_finished": "ttl_after_finished"}  # former name → present name
@@ -140,21 +141,15 @@ class KubernetesSite(StrictModel):
     notify: NotifySpec | None = None
     notify_secret: DnsName | None = None
 
-    @model_validator(mode="after")
-    def _no_secrets(self) -> KubernetesSite:
-        refuse_secrets(
+    def broken_rules(self) -> Iterator[str]:
+        """What is wrong with settings of which each is well-formed: why no job can be submitted with them."""
+        yield from secrets_in(
             self.environment,
             "put them into a Secret of the cluster (settings storage_secret, hub_secret, tracker_secret, notify_secret)",
         )
-        return self
-
-    @model_validator(mode="after")
-    def _time_to_train(self) -> KubernetesSite:
         if self.seconds <= 0:
-            raise ValueError(
-                f"time: {self.time} leaves no time to train: a job is stopped when it has run that long; give more than 0 s"
-            )
-        return self
+            stops = "a job is stopped when it has run that long; give more than 0 s"
+            yield f"time: {self.time} leaves no time to train: {stops}"
 
     @property
     def seconds(self) -> int:
@@ -177,8 +172,18 @@ class KubernetesSite(StrictModel):
         return tuple(keys)
 
 
+def read_site(name: str) -> SiteFile[KubernetesSite]:
+    """Read and check the site file of this name. Raises ``SpecError`` if there is none."""
+    layers = Layers(
+        KubernetesSite,
+        shorthand={"notify": "variable"},
+        patterns=PATTERNS,
+        renamed=RENAMED,
+        rules=KubernetesSite.broken_rules,
+    )
+    return load(layers, "k8s", name)
+
+
 def load_site(name: str) -> KubernetesSite:
     """The site of this name. Raises ``SpecError`` with every problem of its file."""
-    return load(
-        Layers(KubernetesSite, shorthand={"notify": "variable"}, patterns=PATTERNS, renamed=RENAMED), "k8s", name
-    )
+    return read_site(name).settings

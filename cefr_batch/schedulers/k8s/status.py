@@ -206,7 +206,9 @@ class _Unfinished:
             return Observation(State.UNKNOWN, lost, detail=lost)
         conditions = conditions_of(self.job)
         if self.job["metadata"].get("deletionTimestamp"):
-            return _running("its Job is being deleted; a running pod stores a checkpoint first")
+            return _running(
+                "its Job is being deleted; a running pod stores a checkpoint after the step that it is computing"
+            )
         if "Suspended" in conditions:
             return self._suspended(str(conditions["Suspended"].get("message") or ""))
         if "FailureTarget" in conditions:  # Failed follows once its pods have stopped
@@ -244,7 +246,9 @@ class _Unfinished:
         """A pod that has not ended, and whose node is there."""
         name, node = _name(pod), _node(pod)
         if pod["metadata"].get("deletionTimestamp"):
-            return _running(f"its pod {name} on {node} is being stopped; it stores a checkpoint first")
+            return _running(
+                f"its pod {name} on {node} is being stopped; it stores a checkpoint after the step that it is computing"
+            )
         if stuck := _stuck(pod):
             return _waiting(*stuck)
         if _phase(pod) == "Running":

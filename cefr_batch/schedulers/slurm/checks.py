@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,13 +75,13 @@ class _Partition:
 
 
 def check(
-    slurm: Slurm, site: SlurmSite, where: str, store_url: str, backends: Iterable[str], test: Callable[[], str]
+    slurm: Slurm, site: SlurmSite, where: str, store_url: str, backends: Iterable[str], script: str
 ) -> list[Check]:
     """Check a site; every problem at once, none raised but that of a host that cannot be reached. Blocks until Slurm's
     commands have answered.
 
-    ``where``: the site file, for messages; ``backends``: what the jobs train with; ``test``: renders a script, for
-    ``bash -n`` and, if nothing else is wrong, for ``sbatch --test-only``.
+    ``where``: the site file, for messages; ``backends``: what the jobs train with; ``script``: of a job, for
+    ``bash -n`` and, if nothing else is wrong, for ``sbatch --test-only``. The site may break rules of its own.
     """
     machine = slurm.machine
     files = partial(_files, machine, site, where, store_url, tuple(backends))
@@ -101,10 +101,9 @@ def check(
     checks += [*_of_partitions(site, where, found), *_unread(site, where), *_other_gpu(site, where)]
     checks += [*_array(site, where, settings), *_account(slurm, site, where), *_qos(slurm, site, where, found)]
     checks += files([node for one in found for node in one.nodes])
-    script = test()
     if site.setup:
         checks.append(_syntax(where, script))
-    if not any(one.refuses for one in checks):
+    if not any(one.refuses for one in checks) and not any(site.broken_rules()):
         checks.append(_accepted(slurm, where, script))
     return checks
 
@@ -296,18 +295,28 @@ def _files(
     store = store_folder(store_url)
     if site.host:
         yield _reachable(machine, store_url, store)
+    if problem := in_a_clone(machine, Path(site.shared)):
+        yield Check("shared", f"{where}: shared: {problem}")
     for folder in dict.fromkeys([Path(site.shared), *([store] if store else [])]):
         yield _shared(machine, folder, where, elsewhere=elsewhere)
-    if site.container.runtime != "none":
-        image = str(site.container.image)
+    if site.container.runtime != "none" and (image := site.container.image):
         missing = image.startswith("/") and _is_missing(machine, image)
         yield Check(
             f"image {image}",
             f"{where}: container.image: there is no {image}; build or copy it" if missing else "",
             opinion=True,  # the nodes may have it
         )
-        backends = ()  # their packages are in the image
-    yield _python(machine, site, where, backends)
+    if site.python or not site.host:
+        in_image = site.container.runtime != "none"
+        yield _python(machine, site, where, () if in_image else backends)
+
+
+def in_a_clone(machine: SlurmMachine, folder: Path) -> str:
+    """What is wrong with a folder for jobs that is, or lies in, a clone of this project; empty if all is well."""
+    clone = machine.nearest_with((".git", "cefr_batch"), folder)
+    lies = "is" if clone == folder else f"lies in {clone},"
+    writes = "jobs would write their files into it; set another folder"
+    return f"{folder} {lies} a clone of cefr-batch, and {writes}" if clone else ""
 
 
 def _reachable(machine: SlurmMachine, store_url: str, store: Path | None) -> Check:

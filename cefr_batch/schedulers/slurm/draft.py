@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import getpass
+import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from cefr_batch.errors import SchedulerError
-from cefr_batch.files import existing_parent
+from cefr_batch.errors import SchedulerError, UsageError
 from cefr_batch.models.device import installed_torch
 from cefr_batch.planning.gpus import recognized_gpu
 from cefr_batch.schedulers.draft import DraftSetting, unknown
 from cefr_batch.schedulers.slurm import client
-from cefr_batch.schedulers.slurm.checks import LOCAL_FILE_SYSTEMS
+from cefr_batch.schedulers.slurm.checks import LOCAL_FILE_SYSTEMS, in_a_clone
 from cefr_batch.schedulers.slurm.gres import Gres, parse_gres
-from cefr_batch.schedulers.slurm.machine import file_system
-from cefr_batch.schedulers.slurm.site import SIGNAL_SLACK_SECONDS
+from cefr_batch.schedulers.slurm.machine import SlurmMachine, ThisMachine
+from cefr_batch.schedulers.slurm.site import HOST, PATTERNS, SIGNAL_SLACK_SECONDS
+from cefr_batch.schedulers.slurm.ssh import OverSsh
 
 _SECONDS = 10.0  # for each command
 _CPUS, _MEMORY_MB, _TIME, _TIME_SECONDS = 8, 32 * 1024, "08:00:00", 8 * 3600  # the defaults of slurm/default.yaml
 _SHORTEST_SECONDS = 120 + SIGNAL_SLACK_SECONDS
+_EXAMPLES = {"partition": "gpu", "gres": "gpu:1", "gpu": "rtx4090", "cpus": _CPUS, "memory": "32G", "time": _TIME}
+_JOBS = "cefr-batch-jobs"  # in the home folder, beside a clone, which is cefr-batch
+_PYTHON = ".venv-unsloth/bin/python"  # in a clone
+_NO_SLURM = (
+    "here; run this on a machine of the cluster where Slurm's commands are (a login node), or add --host "
+    "me@login.cluster.edu, and it asks there over ssh"
+)
+
+
+@dataclass(frozen=True)
+class _Person:
+    """Who submits jobs, on the machine that has Slurm's commands: the user's name and home folder there."""
+
+    name: str
+    home: Path
 
 
 @dataclass
@@ -45,21 +62,48 @@ class Partition:
         return f"{self.name} ({gpus}{', the default' if self.default else ''}{'' if self.up else ', down'})"
 
 
-def draft() -> list[DraftSetting]:
-    """The settings in the order of a site file. Blocks for at most half a minute; never raises."""
-    partition = _of_partition()
-    has_gpu = any(one.key == "gres" and one.value for one in partition)
-    return [*partition, *_of_account(), _shared(), *_of_python(has_gpu)]
+def draft(host: str | None = None) -> list[DraftSetting]:
+    """The settings in the order of a site file. ``host``: the login node that is asked over ssh; None: this machine is one.
 
-
-def _of_partition() -> list[DraftSetting]:
-    examples = {"partition": "gpu", "gres": "gpu:1", "gpu": "rtx4090", "cpus": _CPUS, "memory": "32G", "time": _TIME}
+    Blocks for at most half a minute, and longer where ssh asks a person. Raises ``UsageError`` for what is no host.
+    """
+    if host and not re.fullmatch(HOST, host):
+        raise UsageError(f"--host: must be {PATTERNS[HOST]} (got {host!r})")
+    machine = OverSsh(host) if host else ThisMachine()
+    named = [DraftSetting("host", host, "The login node, by the name that ssh takes.")] if host else []
     try:
-        found = partitions(client.Slurm().run("sinfo", "--noheader", "--format=%P|%a|%l|%c|%m|%D|%G", timeout=_SECONDS))
+        person = _person_there(machine) if host else _Person(getpass.getuser(), Path.home())
+        if machine.lacks(["sinfo"]):
+            raise SchedulerError(f"there is no sinfo {machine.no_slurm if host else _NO_SLURM}")
     except SchedulerError as exc:
-        return unknown(str(exc), **examples)
+        places = {"shared": f"/shared/me/{_JOBS}", "python": f"/shared/me/cefr-batch/{_PYTHON}"}
+        return [*named, *unknown(str(exc), **_EXAMPLES, account="my-project", **places)]
+    slurm = client.Slurm(machine)
+    partition = _of_partition(slurm)
+    has_gpu = any(one.key == "gres" and one.value for one in partition)
+    python = _python_there(host, person, has_gpu) if host else _python_here(has_gpu)
+    return [*named, *partition, *_of_account(slurm, person), _shared(machine, person, host), *python]
+
+
+def _person_there(machine: SlurmMachine) -> _Person:
+    """Raises ``SchedulerError``."""
+    try:
+        done = machine.run(["sh", "-c", 'id -un && printf "%s\\n" "$HOME"'], timeout=_SECONDS)
+    except subprocess.TimeoutExpired as exc:
+        raise SchedulerError(f"nothing answered {machine.where} in {exc.timeout:g} s; {client.TRY_LATER}") from exc
+    user, home, *_ = [*done.stdout.splitlines(), "", ""]
+    if not home.startswith("/"):
+        raise SchedulerError(f"which user you are {machine.where} cannot be found out; {client.TRY_LATER}")
+    return _Person(user, Path(home))
+
+
+def _of_partition(slurm: client.Slurm) -> list[DraftSetting]:
+    try:
+        found = partitions(slurm.run("sinfo", "--noheader", "--format=%P|%a|%l|%c|%m|%D|%G", timeout=_SECONDS))
+    except SchedulerError as exc:
+        return unknown(str(exc), **_EXAMPLES)
     if not found:
-        return unknown("sinfo shows no partition", **examples)
+        return unknown("sinfo shows no partition", **_EXAMPLES)
     best = max(found, key=lambda one: (one.up, bool(one.gpus), one.default))
     others = ", ".join(one.summary for one in found if one is not best)
     why = f"sinfo shows {best.summary}" + (f"; others: {others}" if others else "")
@@ -127,12 +171,12 @@ def _seconds(limit: str) -> int | None:
         return None
 
 
-def _of_account() -> list[DraftSetting]:
+def _of_account(slurm: client.Slurm, person: _Person) -> list[DraftSetting]:
     look = "`sacctmgr show assoc user=$USER` lists your accounts"
     ask = "ask your cluster's administrators whether jobs need an account; if not, leave this out"
-    command = ("sacctmgr", "--noheader", "--parsable2", "show", "user", "name=" + getpass.getuser(), "withassoc")
+    command = ("sacctmgr", "--noheader", "--parsable2", "show", "user", f"name={person.name}", "withassoc")
     try:
-        text = client.Slurm().run(*command, "format=DefaultAccount,Account,QOS", timeout=_SECONDS)
+        text = slurm.run(*command, "format=DefaultAccount,Account,QOS", timeout=_SECONDS)
     except SchedulerError as exc:
         return unknown(f"{exc}; {ask}", account="my-project")
     accounts, qos = associations(text)
@@ -157,17 +201,36 @@ def _distinct(names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name]
 
 
-def _shared() -> DraftSetting:
-    home = Path.home()
-    kind = file_system(existing_parent(home))
+def _shared(machine: SlurmMachine, person: _Person, host: str | None) -> DraftSetting:
+    folder = person.home / _JOBS
     use = "for scripts, output and the cache of models"
-    if kind in LOCAL_FILE_SYSTEMS:
-        why = f"which folder every node sees, {use}: {home} is on {kind}, which seems to be a local disk."
-        return DraftSetting("shared", f"/shared/{getpass.getuser()}/cefr-batch", why, known=False)
-    return DraftSetting("shared", "~/cefr-batch", f"A folder that every node sees, {use}; {home} is on {kind}.")
+    try:
+        _, kind = machine.folder(folder)
+        why = in_a_clone(machine, folder)
+    except SchedulerError as exc:
+        kind, why = "unknown", str(exc)
+    if not why and kind in LOCAL_FILE_SYSTEMS:
+        why = f"{person.home} is on {kind}, which seems to be a local disk"
+    if why:
+        example, which = f"/shared/{person.name}/{_JOBS}", "which folder every node sees"
+        return DraftSetting("shared", example, f"{which}, {use}: {why}.", known=False)
+    value = str(folder) if host else f"~/{_JOBS}"
+    return DraftSetting("shared", value, f"A folder that every node sees, {use}; {person.home} is on {kind}.")
 
 
-def _of_python(has_gpu: bool) -> Iterator[DraftSetting]:
+def _python_there(host: str, person: _Person, has_gpu: bool) -> Iterator[DraftSetting]:
+    """``has_gpu``: whether the jobs ask for a GPU."""
+    target, folder = ("setup-unsloth", _PYTHON) if has_gpu else ("setup", ".venv/bin/python")
+    yield from unknown(
+        f"a Python on {host} that has cefr-batch. To make one: `ssh {host}`, and there `git clone` this project, as you did "
+        f"here, in a folder that every node sees, then `make {target}` in the clone. Name its Python here.",
+        python=f"{person.home}/cefr-batch/{folder}",
+    )
+    if not has_gpu:
+        yield DraftSetting("backend", "peft", "Jobs without a GPU train without Unsloth.")
+
+
+def _python_here(has_gpu: bool) -> Iterator[DraftSetting]:
     """``has_gpu``: whether the jobs ask for a GPU. They run in this Python, unless ``python`` names another."""
     torch, cuda = installed_torch()
     if has_gpu and torch and cuda is None:

@@ -73,6 +73,9 @@ class SlurmMachine(Protocol):
         """Whether a folder can be written, or made and written, and the type of its file system, as /proc/mounts names
         it."""
 
+    def nearest_with(self, names: Sequence[str], folder: Path) -> Path | None:
+        """The nearest of a folder and those above it in which all these names are."""
+
     def write(self, folder: Path, files: Mapping[str, bytes], *, private: bool = False) -> None:
         """Write or replace files by name, each atomically; the folder is made. ``private``: readable by this user alone,
         which all files on another machine are. Raises ``OSError``."""
@@ -137,6 +140,10 @@ class ThisMachine(SlurmMachine):
     def folder(self, path: Path) -> tuple[bool, str]:
         existing = existing_parent(path)
         return existing.is_dir() and os.access(existing, os.W_OK), file_system(existing)
+
+    @override
+    def nearest_with(self, names: Sequence[str], folder: Path) -> Path | None:
+        return next((one for one in (folder, *folder.parents) if all((one / name).exists() for name in names)), None)
 
     @override
     def write(self, folder: Path, files: Mapping[str, bytes], *, private: bool = False) -> None:

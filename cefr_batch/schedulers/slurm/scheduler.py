@@ -21,7 +21,7 @@ from cefr_batch.errors import SchedulerError, SpecError
 from cefr_batch.schedulers.base import Check, Job, JobGroup, JobSpec, Observation, State
 from cefr_batch.schedulers.draft import DraftSetting
 from cefr_batch.schedulers.secrets import as_json, is_job_secret, secrets
-from cefr_batch.schedulers.sites import SiteScheduler, check_image
+from cefr_batch.schedulers.sites import SiteFile, SiteScheduler, check_image
 from cefr_batch.schedulers.slurm import client
 from cefr_batch.schedulers.slurm.client import JobKey, QueueEntry, Slurm
 from cefr_batch.schedulers.slurm.job import STOPPED, SlurmJob
@@ -38,7 +38,7 @@ from cefr_batch.schedulers.slurm.script import (
     script_tag,
     store_tag,
 )
-from cefr_batch.schedulers.slurm.site import SlurmSite, load_site
+from cefr_batch.schedulers.slurm.site import SlurmSite, load_site, read_site
 from cefr_batch.schedulers.slurm.ssh import OverSsh
 from cefr_batch.store import store_folder, unreachable_endpoint
 
@@ -74,8 +74,8 @@ class SlurmScheduler(SiteScheduler[SlurmRequest, SlurmSite]):
         self._by_host: dict[str, SlurmCluster] = {}
 
     @override
-    def load(self) -> SlurmSite:
-        return load_site(self.site_name)
+    def load(self) -> SiteFile[SlurmSite]:
+        return read_site(self.site_name)
 
     def _at(self, host: str | None) -> SlurmCluster:
         return self._by_host.setdefault(host, SlurmCluster(OverSsh(host))) if host else self._here
@@ -88,10 +88,10 @@ class SlurmScheduler(SiteScheduler[SlurmRequest, SlurmSite]):
         return self._at((self.site if name == self.site_name else load_site(name)).host)
 
     @override
-    def draft(self) -> list[DraftSetting]:
+    def draft(self, host: str | None = None) -> list[DraftSetting]:
         from cefr_batch.schedulers.slurm.draft import draft
 
-        return draft()
+        return draft(host)
 
     @override
     def render(self, group: JobGroup) -> SlurmRequest:
@@ -106,21 +106,20 @@ class SlurmScheduler(SiteScheduler[SlurmRequest, SlurmSite]):
 
     @override
     def check_settings(self, backends: Iterable[str]) -> list[Check]:
-        if self.site.container.runtime == "none":  # the Python that jobs use is asked
+        site = self.readable_site
+        if site is None or site.container.runtime == "none":  # the Python that jobs use is asked
             return []
-        where, has_gpu = f"{self.site_file}: container.image", self.site.gpus != 0
-        return list(check_image(where, str(self.site.container.image), backends, has_gpu=has_gpu))
+        where, image = f"{self.site_file}: container.image", site.container.image
+        return list(check_image(where, image, backends, has_gpu=site.gpus != 0)) if image else []
 
     @override
     def check(self, backends: Iterable[str], store_url: str) -> list[Check]:
         from cefr_batch.schedulers.slurm.checks import check
 
-        group = JobGroup((JobSpec("check", store_url),))
-
-        def script() -> str:
-            return render(self.site, group).scripts[0].text
-
-        site, host, wanted = self.site, self.site.host, tuple(backends)
+        if (site := self.readable_site) is None:
+            return self.not_asked()
+        script = render(site, JobGroup((JobSpec("check", store_url),))).scripts[0].text
+        host, wanted = site.host, tuple(backends)
         try:
             found = check(self._at(host).slurm, site, self.site_file, store_url, wanted, script)
         except SchedulerError as exc:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from typing_extensions import override
 
 from cefr_batch.config.layers import Layers
 from cefr_batch.config.schema import NotifySpec, PositiveInt, StrictModel
 from cefr_batch.errors import Problem
 from cefr_batch.schedulers.sites import PATTERNS as SHARED_PATTERNS
-from cefr_batch.schedulers.sites import Line, Time, Variable, load, refuse_secrets, seconds_of
+from cefr_batch.schedulers.sites import Line, SiteFile, Time, Variable, load, seconds_of, secrets_in
 from cefr_batch.schedulers.slurm.gres import Asked, asked, gpus_of
 
 SIGNAL_SLACK_SECONDS = 60  # Slurm may send --signal up to a minute early (sbatch(1))
@@ -23,7 +24,7 @@ SIGNAL_SLACK_SECONDS = 60  # Slurm may send --signal up to a minute early (sbatc
 _WORD = r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|()*\[\]@-]*$"
 _GRES = r"^[A-Za-z0-9_][A-Za-z0-9_.,:/=-]*$"
 _FOLDER = r"^/[^\x00-\x1f\x7f%]*$"
-_HOST = r"^([A-Za-z0-9_][A-Za-z0-9_.+\\-]*@)?[A-Za-z0-9_][A-Za-z0-9_.:-]*$"
+HOST = r"^([A-Za-z0-9_][A-Za-z0-9_.+\\-]*@)?[A-Za-z0-9_][A-Za-z0-9_.:-]*$"
 _MOUNT = r"^/[^\x00-\x1f\x7f:,]*:/[^\x00-\x1f\x7f:,]*(:ro)?$"
 _MEMORY = r"^[1-9][0-9]*[MGT]$"
 _OPTION = r"^--[a-z][a-z-]*(=[^\x00-\x1f\x7f]+)?$"
@@ -32,7 +33,7 @@ PATTERNS = {
     _WORD: "a name without spaces or quotes",
     _GRES: "a name without spaces or quotes",
     _FOLDER: "an absolute path (or one in ~, a home folder) without % and line breaks",
-    _HOST: "what ssh takes, as in me@login.cluster.edu, or a Host of ~/.ssh/config; a port belongs there",
+    HOST: "what ssh takes, as in me@login.cluster.edu, or a Host of ~/.ssh/config; a port belongs there",
     _MOUNT: "HOST:INSIDE or HOST:INSIDE:ro, absolute paths without commas",
     _MEMORY: "a number and M, G or T, as in 32G",
     _OPTION: "a long option of sbatch, as in --exclude=node7",
@@ -59,21 +60,20 @@ class Container(StrictModel):
     mounts: list[Annotated[str, Field(pattern=_MOUNT)]]
     options: list[Line]
 
-    @model_validator(mode="after")
-    def _has_an_image(self) -> Container:
+    def broken_rules(self) -> Iterator[str]:
+        """What is wrong with settings of which each is well-formed."""
         if self.runtime != "none" and self.image is None:
             kinds = "a .sif file, an unpacked image's folder, or a reference such as docker://…"
             build = "docs/containers.md shows how to build it"
-            raise ValueError(f"container.image: missing; set it to your image of cefr-batch ({kinds}; {build})")
+            yield f"container.image: missing; set it to your image of cefr-batch ({kinds}; {build})"
         if self.runtime == "charliecloud" and any(mount.endswith(":ro") for mount in self.mounts):
-            raise ValueError("container.mounts: charliecloud cannot mount read-only; remove :ro")
-        return self
+            yield "container.mounts: charliecloud cannot mount read-only; remove :ro"
 
 
 class SlurmSite(StrictModel):
-    """The settings of a site file, complete and checked. With ``host`` all paths are that machine's."""
+    """The settings of a site file, each well-formed. With ``host`` all paths are that machine's."""
 
-    host: Annotated[str, Field(pattern=_HOST)] | None = None
+    host: Annotated[str, Field(pattern=HOST)] | None = None
     partition: Line | None
     account: Line | None
     qos: Line | None
@@ -102,56 +102,32 @@ class SlurmSite(StrictModel):
     check_gpu: bool
     notify: NotifySpec | None = None
 
-    @model_validator(mode="after")
-    def _options_of_its_own(self) -> SlurmSite:
+    def broken_rules(self) -> Iterator[str]:
+        """What is wrong with settings of which each is well-formed: why no job can be submitted with them."""
         taken = [option for option in self.options if option.partition("=")[0] in _TAKEN]
         if taken:
-            raise ValueError(
+            yield (
                 f"options: {', '.join(taken)}: set by cefr-batch itself; remove it, or use the setting of that name "
                 "(slurm/default.yaml lists all)"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _says_what_is_there(self) -> SlurmSite:
-        if self.host is None:
-            return self
-        if self.python is None:
-            raise ValueError(
+        if self.host and self.python is None:
+            yield (
                 f"python: missing; set it, in your site file, to the absolute path of a Python on {self.host}. That Python "
                 "needs cefr-batch[slurm] and, unless jobs run in a container, cefr-batch[train] and the backend"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _one_memory(self) -> SlurmSite:
         if self.memory and self.mem_per_cpu:
-            raise ValueError("mem_per_cpu: memory is set too, and Slurm takes only one of them; set the other to null")
-        return self
-
-    @model_validator(mode="after")
-    def _no_secrets(self) -> SlurmSite:
-        refuse_secrets(self.environment, "set them in the shell that submits, see credentials")
-        return self
-
-    @model_validator(mode="after")
-    def _folders_that_can_be_mounted(self) -> SlurmSite:
+            yield "mem_per_cpu: memory is set too, and Slurm takes only one of them; set the other to null"
+        yield from secrets_in(self.environment, "set them in the shell that submits, see credentials")
+        yield from self.container.broken_rules()
         for name, folder in (("shared", self.shared), ("work", self.work or "")):
             if self.container.runtime != "none" and re.search("[:,]", folder):
-                raise ValueError(
-                    f"{name}: {folder} has a colon or a comma, so it cannot be mounted into a container; choose another"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _time_for_a_checkpoint(self) -> SlurmSite:
+                yield f"{name}: {folder} has a colon or a comma, so it cannot be mounted into a container; choose another"
         needed = self.signal_seconds + SIGNAL_SLACK_SECONDS
         if self.seconds <= needed:
-            raise ValueError(
+            yield (
                 f"time: {self.time} leaves no time to train: a job is signalled {self.signal_seconds} s before its limit to "
                 f"store a checkpoint (signal_seconds), and Slurm may do so a minute early; give more than {needed} s"
             )
-        return self
 
     @property
     def seconds(self) -> int:
@@ -227,7 +203,7 @@ class _SiteLayers(Layers[SlurmSite]):
         return value
 
     @override
-    def resolve(self) -> SlurmSite:
+    def read(self) -> SlurmSite | None:
         if host := self.values.get("host"):
             for key, value in self.given.items():
                 if value.startswith(("./", "../", "~")):
@@ -236,11 +212,22 @@ class _SiteLayers(Layers[SlurmSite]):
                         f"it to an absolute path in the site file (`ssh {host} pwd` prints your home folder there)"
                     )
                     self.problems.append(Problem(self._where(key), what))
-        return super().resolve()
+        return super().read()
+
+
+def read_site(name: str) -> SiteFile[SlurmSite]:
+    """Read and check the site file of this name. Raises ``SpecError`` if there is none."""
+    one_memory = {"memory": ("mem_per_cpu",), "mem_per_cpu": ("memory",)}  # of several files the last decides
+    layers = _SiteLayers(
+        SlurmSite,
+        patterns=PATTERNS,
+        shorthand={"notify": "variable"},
+        replaces=one_memory,
+        rules=SlurmSite.broken_rules,
+    )
+    return load(layers, "slurm", name)
 
 
 def load_site(name: str) -> SlurmSite:
-    """Read and check the site file of this name. Raises ``SpecError`` with every problem in it."""
-    one_memory = {"memory": ("mem_per_cpu",), "mem_per_cpu": ("memory",)}  # of several files the last decides
-    layers = _SiteLayers(SlurmSite, patterns=PATTERNS, shorthand={"notify": "variable"}, replaces=one_memory)
-    return load(layers, "slurm", name)
+    """The site of this name. Raises ``SpecError`` with every problem of its file."""
+    return read_site(name).settings

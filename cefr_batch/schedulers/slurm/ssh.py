@@ -162,6 +162,17 @@ class OverSsh(SlurmMachine):
         return writable == "yes", "".join(kind) or "unknown"
 
     @override
+    def nearest_with(self, names: Sequence[str], folder: Path) -> Path | None:
+        has_all = " && ".join(f'[ -e "$p"/{shlex.quote(name)} ]' for name in names)
+        script = (
+            f"p={_quoted(folder)}; while :; do\n"
+            f'if {has_all}; then printf "%s\\n" "$p"; exit; fi\n'
+            '[ "$p" != / ] || exit 0; p=$(dirname -- "$p"); done'
+        )
+        found = self._output(script).strip()
+        return Path(found) if found else None
+
+    @override
     def write(self, folder: Path, files: Mapping[str, bytes], *, private: bool = False) -> None:
         to = _quoted(folder)
         script = (
