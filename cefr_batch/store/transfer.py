@@ -258,10 +258,18 @@ def _alone(aside: Path) -> Iterator[BinaryIO]:
     while True:
         with aside.open("a+b") as file:
             _lock(file, aside)
-            if aside.is_file() and os.path.samestat(os.fstat(file.fileno()), aside.stat()):
+            if _is_still(aside, file):
                 file.seek(0)
                 yield file
                 return
+
+
+def _is_still(aside: Path, file: BinaryIO) -> bool:
+    """Whether the path still names the file that is open: who held it may have renamed or removed it."""
+    try:
+        return os.path.samestat(os.stat(aside), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: BinaryIO, aside: Path) -> None:

@@ -143,7 +143,9 @@ class ThisMachine(SlurmMachine):
 
     @override
     def nearest_with(self, names: Sequence[str], folder: Path) -> Path | None:
-        return next((one for one in (folder, *folder.parents) if all(os.path.exists(one / name) for name in names)), None)
+        return next(
+            (one for one in (folder, *folder.parents) if all(os.path.exists(one / name) for name in names)), None
+        )
 
     @override
     def write(self, folder: Path, files: Mapping[str, bytes], *, private: bool = False) -> None:
