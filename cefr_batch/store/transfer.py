@@ -242,7 +242,8 @@ def _append(file: BinaryIO, parts: Iterable[_Incoming], on_bytes: OnBytes) -> ha
     digest = hashlib.sha256()
     for number, (part, incoming) in enumerate(parts):
         if not number:
-            file.truncate(part.start)
+            if os.fstat(file.fileno()).st_size > part.start:  # by one that was killed meanwhile
+                file.truncate(part.start)
             digest = _digest_of_first(part.start, file)
         data = incoming.result()
         digest.update(data)
@@ -267,7 +268,7 @@ def _alone(aside: Path) -> Iterator[BinaryIO]:
 def _is_still(aside: Path, file: BinaryIO) -> bool:
     """Whether the path still names the file that is open: who held it may have renamed or removed it."""
     try:
-        return os.path.samestat(os.stat(aside), os.fstat(file.fileno()))
+        return os.path.samestat(aside.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False
 
