@@ -238,6 +238,19 @@ def test_submit_checks_a_level_without_a_training_library(store: Path, tiny_mode
     assert loaded & HEAVY == set()
 
 
+def test_no_message_says_by_itself_how_bad_it_is() -> None:
+    """A command's handler puts "warning:" before what is logged. A job's log has no such handler."""
+    told_twice = [
+        f"{file.relative_to(ROOT)}:{call.lineno}"
+        for file in sorted((ROOT / "cefr_batch").rglob("*.py"))
+        if file.relative_to(ROOT).parts[1] != "job"
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log.") and call.args
+        if re.match(r"f?['\"](warning|error|note):", ast.unparse(call.args[0]))
+    ]
+    assert told_twice == []
+
+
 def test_no_load_of_a_model_or_tokenizer_may_run_its_code() -> None:
     """transformers asks on a terminal whether to run a folder's Python files, unless it is told not to."""
     trusting = []

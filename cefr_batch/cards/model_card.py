@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +33,9 @@ from cefr_batch.store.base import Store
 ModelPart = Literal["adapter", "merged"]  # each a folder of the run
 _LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 _RELATION = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
-_WORDS = ("travel", "decide")  # of the prompt that a card shows
+# Of the request that a card shows.
+_WORDS = ("travel", "decide", "invite", "story", "music", "plan", "enjoy", "weather", "holiday", "friend")
+_READY_WORDS = 2  # where the training data has requests of its own
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,10 @@ class CardFacts:
 
     @property
     def request(self) -> str:
-        """What a user says to the model, as it was trained on data that is built of pairs."""
-        return instruction_for(_WORDS, self.spec.level)
+        """What a user says to the model, with as many words as the examples have that are built of pairs."""
+        data = self.spec.data
+        words = islice(cycle(_WORDS), data.words_per_example if data.source else _READY_WORDS)
+        return instruction_for(tuple(words), self.spec.level)
 
     @property
     def source(self) -> str:

@@ -54,7 +54,7 @@ def command() -> None:
     "--level",
     metavar="LEVEL",
     callback=lambda _ctx, _param, value: parse_levels([value]) if value else [],
-    help="Also look for words above this level, and sentences whose estimated level is far from it.",
+    help="Also look for words above this level, and sentences whose estimated level is far from it or that are not English.",
 )
 @layout_options
 def check(

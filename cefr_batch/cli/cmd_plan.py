@@ -19,7 +19,7 @@ from cefr_batch.schedulers import Scheduler
 if TYPE_CHECKING:
     from cefr_batch.config.schema import DataSpec, RunSpec, TrainingSpec
     from cefr_batch.planning.capacity import Fit
-    from cefr_batch.planning.plan import PlannedTexts
+    from cefr_batch.planning.plan import Plan, PlannedTexts
     from cefr_batch.runner.plan import RunPlan
 
 _WIDTH = 40  # of a cell's lines
@@ -78,7 +78,8 @@ def command(
 def _column(planned: RunPlan, profile: str | None) -> dict[str, str]:
     spec, plan = planned.spec, planned.plan
     training, data = spec.training, spec.data
-    used = f", {plan.evaluated_examples:,} used" if plan.evaluated_examples < plan.eval.examples else ""
+    fewer = plan.evaluated_examples < plan.eval.examples
+    used = f", {plan.evaluated_examples:,} used (evaluation.max_examples)" if fewer else ""
     return {
         "Level": spec.level.value,
         "Settings": "\n".join(settings_files(spec, profile)),
@@ -97,7 +98,7 @@ def _column(planned: RunPlan, profile: str | None) -> dict[str, str]:
         "LoRA": f"rank {spec.lora.rank}, alpha {spec.lora.alpha}, dropout {spec.lora.dropout:g}\n{_modules(spec)}",
         "Steps": f"{plan.steps:,} ({plan.steps_per_epoch:,} an epoch)" + _may_end_early(training),
         "Warm-up": f"{plan.warmup_steps:,} steps",
-        "Epochs": f"{plan.epochs:.4g}",
+        "Epochs": f"{plan.epochs:.4g}" + _part_of_an_epoch(plan, training),
         "Tokens an epoch": f"{plan.train.kept_tokens:,}" + "\nloss on the responses" * (training.loss_on == "response"),
         "Tokens in all": f"{plan.total_tokens:,}",
         "Generated texts": _texts(plan.texts),
@@ -125,13 +126,25 @@ def _modules(spec: RunSpec) -> str:
 
 
 def _texts(planned: PlannedTexts) -> str:
-    """How many texts the models will write, and in which ways the untrained one is asked."""
+    """How many texts the models will write, how that is counted, and in which ways the untrained one is asked."""
     if not planned.texts:
         return "none"
     tokens = planned.texts * planned.max_new_tokens
+    ways = 1 + len(planned.baselines)
+    models = "2 models" if ways == 1 else f"{1 + ways} (tuned; untrained in {ways} ways)"
     missing = [f"no chat template for {', '.join(planned.missing)}"] if planned.missing else []
     asked = f"untrained model: {', '.join(['asked as in training', *planned.baselines])}"
-    return "\n".join([f"{planned.texts:,}, at most {tokens:,} tokens", asked, *missing])
+    product = f"{planned.examples:,} answers x {models} x 2 (greedy, sampled)"
+    return "\n".join([f"{planned.texts:,}, at most {tokens:,} tokens:", product, asked, *missing])
+
+
+def _part_of_an_epoch(plan: Plan, training: TrainingSpec) -> str:
+    if plan.steps >= plan.steps_per_epoch:
+        return ""
+    setting = "max_steps" if training.max_steps else "epochs"
+    return (
+        f"\nstops after {plan.steps * plan.effective_batch:,} of {plan.train.examples:,} examples\n(training.{setting})"
+    )
 
 
 def _may_end_early(training: TrainingSpec) -> str:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cefr_batch.data.inflection import uses_word
+from cefr_batch.data.inflection import has_gap, uses_word
 from cefr_batch.data.io import DataFile, kind, read_examples_file, unusable_character
 from cefr_batch.data.pairs import CONVERSATIONS, Pair, record_kind
 
@@ -19,6 +19,8 @@ from cefr_batch.data.pairs import CONVERSATIONS, Pair, record_kind
 _NUMBERED_LINE = re.compile(r"^[^\S\n]*(\d{1,9})[.)](?!\S)(.*)$", re.MULTILINE)
 Line = tuple[int, str]  # a numbered line: its number and its text
 _KEYS = ("instruction", "input", "output")
+_GAP = "a sentence has a gap where its word should be; write the word there"
+_LOST = "a word is not in its sentence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,8 @@ def numbered_examples(file: DataFile, *, warn: bool = True) -> dict[Example, int
                 continue
             words, sentences = numbered_lines(example.instruction), numbered_lines(example.output)
             wrong = _content_problems(example, words, sentences)
-            for detail in _lost_words(words, sentences) if warn else []:
-                file.warning("a word is not in its sentence", number, detail)
+            for what, detail in _lost_words(words, sentences) if warn else []:
+                file.warning(what, number, detail)
         for what in wrong:
             file.error(what, number)
     return first_number
@@ -173,12 +175,12 @@ def _order_problems(what: str, lines: list[Line]) -> list[str]:
     ]
 
 
-def _lost_words(words: list[Line], sentences: list[Line]) -> list[str]:
-    """The listed words that their sentences seem to lack."""
+def _lost_words(words: list[Line], sentences: list[Line]) -> list[tuple[str, str]]:
+    """What is wrong where a sentence seems to lack its listed word, and where that is."""
     if len(words) != len(sentences):
         return []
     return [
-        f"word {position}, {word!r}, in {_excerpt(sentence)}"
+        (_GAP if has_gap(sentence) else _LOST, f"word {position}, {word!r}, in {_excerpt(sentence)}")
         for position, ((_, word), (_, sentence)) in enumerate(zip(words, sentences, strict=True), 1)
         if word and sentence and not uses_word(sentence, word)
     ]

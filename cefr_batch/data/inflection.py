@@ -1,4 +1,4 @@
-"""Does a sentence use a word? A rough guess that lets inflected forms pass; for warnings only."""
+"""Does a sentence use a word, or have a gap for it? A rough guess that lets inflected forms pass; for warnings only."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import lru_cache
 
 _IRREGULAR = {"be": {"am", "is", "are", "was", "were"}, "have": {"has", "had"}}
 _TOKEN = re.compile(r"\w+")
+_GAP = re.compile(r"__|\.{4}|---|\(\s*\)|(?:^|\s)(?:\.{3}|…)\s")  # as exercises print one
 
 
 @lru_cache(maxsize=100_000)  # a dataset repeats its sentences
@@ -17,6 +18,11 @@ def uses_word(sentence: str, word: str) -> bool:
     tokens = {token.casefold() for token in _TOKEN.findall(sentence)}
     parts = _TOKEN.findall(word.casefold())
     return all(part in tokens or any(_same_stem(token, part) for token in tokens) for part in parts)
+
+
+def has_gap(sentence: str) -> bool:
+    """Whether the sentence has a place that is to be filled in, as in ``I ____ to school``."""
+    return _GAP.search(sentence) is not None
 
 
 def _same_stem(token: str, word: str) -> bool:

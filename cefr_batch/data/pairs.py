@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cefr_batch.data.inflection import uses_word
+from cefr_batch.data.inflection import has_gap, uses_word
 from cefr_batch.data.io import DataFile, TableLayout, read_data_file, unusable_character
 from cefr_batch.data.near_duplicates import NearDuplicates
 
@@ -21,6 +21,8 @@ CONVERSATIONS = (
     "holds conversations (messages or ShareGPT), which cannot be trained on; make each turn an object with "
     "instruction, input and output"
 )
+_GAP = "the sentence has a gap where its word should be; write the word there, since the pair is used as it is"
+_LOST = "the word is not in its sentence; the pair is used as it is"
 _NEAR = "a sentence is nearly the same as an earlier one; data.split_by: similar_sentence keeps both in one set"
 
 
@@ -99,7 +101,7 @@ def _pair_warnings(pair: Pair, earlier: str | None) -> Iterator[tuple[str, str]]
     if earlier:
         yield "repeats an earlier pair, which is used once", earlier
     if not uses_word(pair.sentence, pair.word):
-        yield "the word is not in its sentence; the pair is used as it is", f"{pair.word!r} in {pair.sentence!r}"
+        yield _GAP if has_gap(pair.sentence) else _LOST, f"{pair.word!r} in {pair.sentence!r}"
     elif _capital_by_chance(pair):
         yield "the word has a capital letter, but not in its sentence; it is used as it is", repr(pair.word)
     if _NUMBER.match(pair.sentence):

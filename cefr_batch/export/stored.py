@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from cefr_batch.store.base import Store
 from cefr_batch.store.datasets import fetch_dataset
 from cefr_batch.store.manifest import local_path, of_manifest, read_manifest
 from cefr_batch.store.transfer import TransferItem, download, upload
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ def fetch_part(store: Store, run: str, part: str, repository: str, progress: Pro
         return cache / part
     (type_,) = gguf_types([part])
     record = export_gguf(store, run, type_, progress=progress).record
+    if record.check is None:
+        log.warning("%s is not verified: %s", record.file, record.not_verified)
     folder = _fetch_export(store, record, progress)
     write_card(folder, of_manifest(store, read_manifest(store, run)), run, record, repository)
     return folder

@@ -35,7 +35,7 @@ class SentencePair:
 @dataclass(frozen=True)
 class Generated:
     """What a run's models wrote. ``answers``: of each model; ``asked``: words in all of them; ``cut``: answers of either
-    that reached the limit of tokens before they were closed."""
+    that reached the ``limit`` of tokens before they were closed."""
 
     run: str
     level: str
@@ -43,6 +43,7 @@ class Generated:
     answers: int = 0
     asked: int = 0
     cut: int = 0
+    limit: int = 0  # generation.max_new_tokens
 
 
 MODELS = ("baseline", "tuned")
@@ -87,12 +88,14 @@ def why_fewer(form: Form, runs: Sequence[Generated], items: int) -> list[str]:
     if items != words * len(MODELS) * len(runs):
         reasons.append("each run has the same number of words, and each word two sentences")
     if answers := max((_answers_for(run, words) for run in short), default=0):
-        reasons.append(f"for more, submit the level again with --set generation.examples={answers}")
+        limit = max((run.limit for run in short if run.cut), default=0)
+        longer = f" --set generation.max_new_tokens={2 * limit}" if limit else ""
+        reasons.append(f"for more, submit the level again with --set generation.examples={answers}{longer}")
     return reasons
 
 
 def _too_few(run: Generated, words: int) -> str:
-    cut = f"; {run.cut} answers were cut off at generation.max_new_tokens, so raise that too" if run.cut else ""
+    cut = f"; {run.cut} answers were cut off at generation.max_new_tokens={run.limit}" if run.cut else ""
     asked = f" of the {run.asked} asked for" if run.asked else ""
     return f"{run.run}: both models wrote a sentence for {len(run.pairs)} words{asked}, and {words} are wanted{cut}"
 

@@ -8,6 +8,7 @@ from cefr_batch.data.examples import numbered_lines
 from cefr_batch.errors import NotFound, Problem, RatingError, StoreError
 from cefr_batch.human_eval.form import Generated, SentencePair
 from cefr_batch.records import layout
+from cefr_batch.records.document import Settings
 from cefr_batch.records.spec import SpecRecord
 from cefr_batch.records.texts import GenerationRecord, WrittenExample
 from cefr_batch.store import Store
@@ -48,7 +49,15 @@ def _read(store: Store, run: str) -> Generated:
         answers=len(examples),
         asked=sum(len(example.words) for example in examples),
         cut=sum("greedy" in given.cut for example in examples for given in (example.baseline, example.tuned)),
+        limit=_limit(settings),
     )
+
+
+def _limit(settings: Settings) -> int:
+    """``generation.max_new_tokens``; 0 where it is not known."""
+    generation = settings.get("generation")
+    limit = generation.get("max_new_tokens") if isinstance(generation, dict) else None
+    return limit if isinstance(limit, int) else 0
 
 
 def _pairs(examples: Sequence[WrittenExample]) -> Iterator[SentencePair]:

@@ -206,9 +206,10 @@ def _can_build(pairs: Sequence[Pair], spec: DataSpec, level: Level) -> bool:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A file as a YAML value that counts from the folder; an absolute one where it is far away."""
+    """A file as a YAML value: counted from the folder, but for one that was named by an absolute path and is far away."""
     relative = os.path.relpath(path.absolute(), folder.absolute())
-    return as_yaml(str(path.absolute()) if relative.startswith("../../..") else relative)
+    far = relative.startswith("../../..")
+    return as_yaml(os.path.normpath(path) if path.is_absolute() and far else relative)
 
 
 # The files.

@@ -29,7 +29,7 @@ from cefr_batch.report.curves import run_charts
 from cefr_batch.report.page import charts_html, page_style
 from cefr_batch.report.write import make_report, render
 from cefr_batch.runner import Session
-from cefr_batch.serve.dashboard import STATES, Filter, evaluation_words, list_runs, run_details
+from cefr_batch.serve.dashboard import STAGES, STATES, Filter, evaluation_words, list_runs, run_details
 from cefr_batch.serve.downloads import CSV, DOCX, SavedTable, as_csv, as_docx
 from cefr_batch.serve.guard import Guard
 from cefr_batch.serve.pages import Page
@@ -186,7 +186,9 @@ class _RunPages:
 
     def _page(self, page: Page, template: str, status: int = 200, **values: object) -> Response:
         states = {state.value: page.t.text(name) for state, name in STATES.items()}
-        return HTMLResponse(page.render(template, models=self._models, states=states, **values), status)
+        stages = {stage: page.t.text(name) for stage, name in STAGES.items()}
+        text = page.render(template, models=self._models, states=states, stages=stages, **values)
+        return HTMLResponse(text, status)
 
 
 async def _to_runs(request: Request) -> Response:

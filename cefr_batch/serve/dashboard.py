@@ -38,6 +38,17 @@ STATES: dict[State, str] = {
     State.CANCELLED: N_("cancelled"),
     State.UNKNOWN: N_("unknown"),
 }
+STAGES = {
+    "data": N_("preparing the data"),
+    "baseline": N_("measuring the untrained model"),
+    "train": N_("training"),
+    "tuned": N_("measuring the trained model"),
+    "generate": N_("writing sentences"),
+    "merge": N_("merging adapter and model"),
+    "plots": N_("drawing the plots"),
+    "export": N_("exporting the model"),
+    "publish": N_("storing the results"),
+}
 
 
 @dataclass(frozen=True)

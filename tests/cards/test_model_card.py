@@ -147,6 +147,15 @@ def code_block(text: str) -> str:
     return str(block)
 
 
+@pytest.mark.parametrize(("words", "said"), [(1, "1 word"), (3, "3 words"), (12, "12 words")])
+def test_the_request_that_a_card_shows_has_as_many_words_as_it_says(words: int, said: str) -> None:
+    text = model_card(facts(f"data.words_per_example={words}"), "merged")
+    shown = re.search(r"with (\d+ words?) at a time:\n\n```text\n(.*?)```", text, re.DOTALL)
+    assert shown
+    assert shown[1] == said
+    assert re.findall(r"^(\d+)\. \w+$", shown[2], re.MULTILINE) == [str(number) for number in range(1, words + 1)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["alpaca", "chat"])
 def test_the_cards_example_gives_our_text(

@@ -64,6 +64,7 @@ def test_not_verified_is_said_with_the_way_out(cefr_batch: Command, run: str, mo
     result = cefr_batch("export", run, "--to", "gguf")
     assert result.code == 0
     assert "  not verified: llama.cpp is not installed here; pip install 'cefr-batch[export]' builds it" in result.out
+    assert result.err == "", "said once"
 
 
 def test_a_wrong_export_is_a_failure(cefr_batch: Command, run: str, monkeypatch: pytest.MonkeyPatch) -> None:

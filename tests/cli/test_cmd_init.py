@@ -185,6 +185,22 @@ def test_a_spreadsheet_with_columns_and_a_sheet_of_its_own_names(cefr_batch: Run
     assert len(data.train) + len(data.eval) == 2000
 
 
+@pytest.mark.parametrize("absolute", [False, True], ids=["relative", "absolute"])
+def test_a_name_of_a_file_far_away_stays_as_it_was_typed(
+    absolute: bool, cefr_batch: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative name is counted from jobs/, as that file says; an absolute one is written without its dots."""
+    pairs_csv(here / "mine.csv", 60, 3)
+    work = here / "a" / "b" / "c"
+    work.mkdir(parents=True)
+    monkeypatch.chdir(work)
+    typed = Path("..") / ".." / ".." / "mine.csv"
+    assert cefr_batch("init", "--data", str(work / typed if absolute else typed)).code == 0
+    source = next(line for line in (work / "jobs" / "b1.yaml").read_text().splitlines() if "source:" in line)
+    assert source.replace('"', "") == f"  source: {here / 'mine.csv' if absolute else Path('..') / typed}"
+    assert load_spec("B1").data.source == str(here / "mine.csv")
+
+
 def test_ready_examples_are_two_files(cefr_batch: Run, here: Path) -> None:
     assert cefr_batch("data", "build", "starter", "--level", "B1", "--out", "ready", "--examples", "20").code == 0
     alone = cefr_batch("init", "--data", "ready/train.json")

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from support.published import published
 
+from cefr_batch.cli.cmd_plan import _texts
 from cefr_batch.cli.main import main
+from cefr_batch.planning.plan import PlannedTexts
 from cefr_batch.schedulers.local.scheduler import LocalScheduler
 
 
@@ -87,13 +89,33 @@ def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["Level", "A1", "C1"]
     table = {line[:28].strip(): line[28:].split("  ") for line in lines}
-    assert table["Evaluation examples"][0] == "16, 5 used"
+    assert table["Evaluation examples"][0] == "16, 5 used (evaluation.max_examples)"
     assert table["Prompt"][0] == "alpaca"
-    assert table["Generated texts"][0] == "8, at most 640 tokens"  # two examples, by two models, in two ways
+    assert table["Generated texts"][0] == "8, at most 640 tokens:"
     row = next(number for number, line in enumerate(lines) if line.startswith("Generated texts"))
-    assert lines[row + 1].split("  ")[-1].strip() == "untrained model: asked as in training"
-    assert lines[row + 2].split("  ")[-1].strip() == "no chat template for zero_shot, few_shot"
-    assert len(lines) == 31  # settings, data, LoRA, evaluations and checkpoints have a second line, texts a third
+    assert [line.split("  ")[-1].strip() for line in lines[row + 1 : row + 4]] == [
+        "2 answers x 2 models x 2 (greedy, sampled)",
+        "untrained model: asked as in training",
+        "no chat template for zero_shot, few_shot",
+    ]
+    row = next(number for number, line in enumerate(lines) if line.startswith("Epochs"))
+    assert [line.split("  ")[-1].strip() for line in lines[row : row + 3]] == [
+        "0.3333",
+        "stops after 48 of 144 examples",
+        "(training.max_steps)",
+    ]
+    assert (
+        len(lines) == 34
+    )  # settings, data, LoRA, evaluations and checkpoints have two lines, epochs three, texts four
+
+
+def test_the_untrained_model_writes_in_each_way_that_it_is_asked() -> None:
+    planned = PlannedTexts(6, ("zero_shot", "few_shot"), (), 400)
+    assert _texts(planned).splitlines() == [
+        "48, at most 19,200 tokens:",
+        "6 answers x 4 (tuned; untrained in 3 ways) x 2 (greedy, sampled)",
+        "untrained model: asked as in training, zero_shot, few_shot",
+    ]
 
 
 def test_json_is_one_document_and_nothing_else(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

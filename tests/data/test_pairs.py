@@ -167,6 +167,29 @@ def test_repeated_pairs_and_lost_words_are_only_warnings(tmp_path: Path) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("sentence", "is_gap"),
+    [
+        ("I ____ to school.", True),
+        ("I ... to school.", True),
+        ("… to school!", True),
+        ("I ........ to school.", True),
+        ("I (   ) to school.", True),
+        ("I walk to school...", False),
+        ("I walk… to school.", False),
+        ("I walk (every day) - to school.", False),
+    ],
+)
+def test_a_gap_for_the_word_is_named_as_one(sentence: str, is_gap: bool, tmp_path: Path) -> None:
+    pairs, examples = tmp_path / "pairs.csv", tmp_path / "examples.json"
+    pairs.write_text(f"word,sentence\ngo,{sentence}\n")
+    examples.write_text(json.dumps([{"instruction": "W:\n1. go", "output": f"1. {sentence}"}]))
+    for file in (pairs, examples):
+        (warning,) = check_file(file).diagnostics.warnings
+        assert ("has a gap where its word should be; write the word there" in str(warning)) is is_gap
+        assert ("is not in its sentence" in str(warning)) is not is_gap
+
+
 def test_a_table_in_windows_1254_is_read_with_a_warning_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     text = "word;sentence\r\ncafé;We met in Şişli’s café.\r\n"

@@ -8,8 +8,8 @@ import pytest
 
 from cefr_batch.config.schema import Level
 from cefr_batch.data.checks import check_file
-from cefr_batch.data.pairs import starter_file
-from cefr_batch.evaluation.data_levels import warn_of_levels
+from cefr_batch.data.pairs import read_pairs, starter_file
+from cefr_batch.evaluation.data_levels import seems_english, warn_of_levels
 
 HARD = (
     "Notwithstanding considerable methodological heterogeneity, the aforementioned investigations unequivocally "
@@ -57,3 +57,42 @@ def test_examples_are_looked_at_as_their_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", list(Level))
 def test_no_sentence_of_the_starter_corpus_is_far_from_its_level(level: Level) -> None:
     assert not [one for one in warnings(starter_file(level), level) if "far from" in one]
+
+
+FOREIGN = [
+    "Her sabah okula yürüyerek giderim.",
+    "Kedi masanın üstünde uyuyor.",
+    "Annem mutfakta yemek yapıyor.",
+    "Ne zaman karar vereceksin?",
+    "Ali top oynuyor.",
+    "Toplantıya davet edildim.",
+    "Wir fahren morgen früh wieder nach Hause.",
+    "Er hat sich für einen neuen Beruf entschieden.",
+    "Je vais à l’école tous les jours.",
+    "Nous avons décidé de voyager en été.",
+]
+ENGLISH = [
+    "Mehmet and Ayşe visited Kapadokya.",
+    "We eat simit and börek in Eminönü.",
+    "He doesn’t know.",
+    "Atatürk founded Türkiye Cumhuriyeti.",
+    "Stop!",
+    HARD,
+]
+
+
+def test_sentences_of_another_language_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("\n".join(["word,sentence", *(f'x,"{one}"' for one in [*FOREIGN, *ENGLISH])]))
+    (found,) = (one for one in warnings(path, Level.A2) if "does not seem to be English" in one)
+    assert found.startswith(
+        f"a sentence does not seem to be English; {len(FOREIGN)} times, at line 2 ({FOREIGN[0]!r}), 3 ("
+    )
+    assert not any(f"{FOREIGN[0]!r}, about" in one for one in warnings(path, Level.C1)), "its level is not estimated"
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_the_starter_corpus_is_english_by_far(level: Level) -> None:
+    for source in ("starter", "starter-v1"):
+        assert all(seems_english(pair.sentence) for pair in read_pairs(source, level))
+    assert not [one for one in warnings(starter_file(level), level) if "English" in one]

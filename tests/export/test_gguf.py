@@ -75,7 +75,7 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
 def test_without_the_converter_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published = merged_folder(tmp_path / "published")
     monkeypatch.setattr(exported, "CONVERTER", "a-package-that-nobody-has")
-    with pytest.raises(ExportError, match=r"which is not installed: pip install 'cefr-batch\[export\]'"):
+    with pytest.raises(ExportError, match=r"which is not installed: pip install 'cefr-batch\[export\]'; or, without a"):
         convert(published, "f16", prompt_format("alpaca", published), tmp_path / "m.gguf", tmp_path / "log")
 
 

@@ -219,9 +219,12 @@ def test_the_card_lies_beside_the_file_with_what_the_verification_found(
 
 
 def test_a_part_to_upload_is_fetched_or_made_with_a_card(
-    run: str, store: LocalStore, converter: StandInConverter
+    run: str, store: LocalStore, converter: StandInConverter, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = fetch_part(store, run, "gguf", "me/model")
+    assert [f"{run}-f16.gguf is not verified: llama.cpp is not installed here" in text for text in caplog.messages] == [
+        True
+    ]
     assert sorted(file.name for file in folder.iterdir()) == ["Modelfile", "README.md", f"{run}-f16.gguf"]
     for part in ("gguf", "merged", "adapter"):
         folder = fetch_part(store, run, part, "me/model")

@@ -370,10 +370,10 @@ def test_export_says_that_answers_were_cut_off(cefr_batch: Command, store: Local
     assert made.err == (
         "note: fewer than the 61 asked for:\n"
         "  tiny-a1-peft-v1: both models wrote a sentence for 6 words of the 20 asked for, and 30 are wanted; 2 answers were "
-        "cut off at generation.max_new_tokens, so raise that too\n"
+        "cut off at generation.max_new_tokens=60\n"
         "  a sentence that was written more than once is shown once (2 of them)\n"
         "  each run has the same number of words, and each word two sentences\n"
-        "  for more, submit the level again with --set generation.examples=10\n"
+        "  for more, submit the level again with --set generation.examples=10 --set generation.max_new_tokens=120\n"
     )
 
 

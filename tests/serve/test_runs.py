@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,10 +11,11 @@ from support.report_stores import A2, B1, add_complete
 from support.serving import Site, running
 from support.stored_runs import add_ended, add_submission, spec
 
+from cefr_batch.job.stages import BY_NAME, PUBLISH
 from cefr_batch.records import layout
 from cefr_batch.records.training import logged_entries
 from cefr_batch.runner import Session, State
-from cefr_batch.serve.dashboard import STATES, list_runs, run_details
+from cefr_batch.serve.dashboard import STAGES, STATES, list_runs, run_details
 from cefr_batch.store.local import LocalStore
 
 FAILED, RUNNING, COMPLETE, NEWEST = (
@@ -115,6 +117,20 @@ def test_a_run_without_figures_has_the_curves_of_its_logs_with_repeated_steps_on
     page = site.get(f"/runs/{RUNNING}").text
     assert "step 6 epoch 1.50 loss 1.0" in page
     assert "step 2: 2.5" in page
+
+
+def test_stages_are_in_the_readers_language(runs: LocalStore, site: Site) -> None:
+    assert list(STAGES) == [*BY_NAME, PUBLISH], "each has a name for readers"
+    status = json.loads(runs.get(layout.run_key(FAILED, layout.STATUS)))
+    for stage, english, turkish in (
+        ("train", "training", "eğitiliyor"),
+        ("publish", "storing the results", "sonuçlar depoya yazılıyor"),
+        ("of a later version", "of a later version", "of a later version"),
+    ):
+        runs.put_json(layout.run_key(FAILED, layout.STATUS), {**status, "stage": stage})
+        for path in ("/runs?", f"/runs/{FAILED}?"):
+            assert f">{english}<" in re.sub(r"\s*([<>])\s*", r"\1", site.get(path).text)
+            assert f">{turkish}<" in re.sub(r"\s*([<>])\s*", r"\1", site.get(f"{path}lang=tr").text)
 
 
 def test_an_older_attempts_log_can_be_read_too(site: Site) -> None:

@@ -22,7 +22,12 @@ def add_generated(store: Store, run: str, examples: Sequence[Mapping[str, Any]] 
     """A complete run, as far as rating looks at it; without ``examples`` three answers to ten words each."""
     level = layout.run_level(run)
     at = "2026-01-01T00:00:00+00:00"
-    spec = {"run": run, "dataset": "0" * 64, "spec": {"level": level}, "submitted_at": at}
+    spec = {
+        "run": run,
+        "dataset": "0" * 64,
+        "spec": {"level": level, "generation": {"max_new_tokens": 60}},
+        "submitted_at": at,
+    }
     store.put_json(layout.run_key(run, layout.SPEC), spec)
     store.put_json(layout.run_key(run, layout.MANIFEST), {"run": run, "complete_at": at, "objects": []})
     made = [answers(run, number) for number in range(3)] if examples is None else list(examples)
