@@ -101,7 +101,7 @@ def _column(planned: RunPlan, profile: str | None) -> dict[str, str]:
         "Epochs": f"{plan.epochs:.4g}" + _part_of_an_epoch(plan, training),
         "Tokens an epoch": f"{plan.train.kept_tokens:,}" + "\nloss on the responses" * (training.loss_on == "response"),
         "Tokens in all": f"{plan.total_tokens:,}",
-        "Generated texts": _texts(plan.texts),
+        "Generated texts": _texts(plan.texts, spec.generation.examples),
         "Evaluations": _listed([f"step {one.step}, epoch {one.epoch:.2f}" for one in plan.evaluations]),
         "Checkpoints": _listed([f"step {step}" for step in plan.checkpoints]),
         **(_fit_rows(planned.fit) if planned.fit else {}),
@@ -125,8 +125,9 @@ def _modules(spec: RunSpec) -> str:
     return "\n".join(wrap(", ".join(spec.lora.target_modules), _WIDTH))
 
 
-def _texts(planned: PlannedTexts) -> str:
-    """How many texts the models will write, how that is counted, and in which ways the untrained one is asked."""
+def _texts(planned: PlannedTexts, asked_for: int) -> str:
+    """How many texts the models will write, how that is counted, and in which ways the untrained one is asked.
+    ``asked_for``: answers of each model, of which there can be no more than evaluation examples are used."""
     if not planned.texts:
         return "none"
     tokens = planned.texts * planned.max_new_tokens
@@ -135,6 +136,8 @@ def _texts(planned: PlannedTexts) -> str:
     missing = [f"no chat template for {', '.join(planned.missing)}"] if planned.missing else []
     asked = f"untrained model: {', '.join(['asked as in training', *planned.baselines])}"
     product = f"{planned.examples:,} answers x {models} x 2 (greedy, sampled)"
+    if planned.examples < asked_for:
+        product += f"\n(not {asked_for:,} answers: no more evaluation examples)"
     return "\n".join([f"{planned.texts:,}, at most {tokens:,} tokens:", product, asked, *missing])
 
 

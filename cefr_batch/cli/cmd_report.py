@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from cefr_batch.cli.options import json_option, runs_options, session_option
-from cefr_batch.errors import StoreError, UsageError
+from cefr_batch.errors import NotFound, StoreError, UsageError
 from cefr_batch.runner import Session
 from cefr_batch.runner.selection import check_run_name, levels_to_report
 from cefr_batch.schedulers.base import QUEUED_SECONDS
@@ -107,10 +108,12 @@ def command(
         raise UsageError(f"{len(formats)} formats cannot be printed at once; --out FOLDER writes them")
     if out:
         check_out(out, formats)
+    ended = False
     if wait_seconds:
-        named = _wait(session, named, wait_seconds, queued_seconds)
+        named, ended = _wait(session, named, wait_seconds, queued_seconds)
     chosen = session.find(named) if named else []
-    report = make_report(session.store, runs=chosen, levels=levels_to_report(session.store, levels))
+    with _nothing_to_do_if(ended):
+        report = make_report(session.store, runs=chosen, levels=levels_to_report(session.store, levels))
     if out:
         files = write_files(report, out, formats, language)
         if not as_json:
@@ -147,15 +150,28 @@ def _fail(what: str, details: Sequence[object]) -> None:
     raise StoreError("\n".join([what, *(f"  {detail}" for detail in details[:_SHOWN]), *more]))
 
 
-def _wait(session: Session, runs: Sequence[str], seconds: int, queued: int) -> tuple[str, ...]:
-    """The runs that there are by then: one whose job claims it itself exists from its start on."""
+@contextmanager
+def _nothing_to_do_if(ended: bool) -> Iterator[None]:
+    """Where all runs have ended without a result, end well: a cluster would start the report's job again, in vain."""
+    try:
+        yield
+    except NotFound as exc:
+        if not ended:
+            raise
+        click.echo(f"no report was written: {exc}; once one is complete, `cefr-batch report` makes it", err=True)
+        click.get_current_context().exit(0)
+
+
+def _wait(session: Session, runs: Sequence[str], seconds: int, queued: int) -> tuple[tuple[str, ...], bool]:
+    """The runs that there are by then, one whose job claims it itself exists from its start on; and whether all ended."""
     if not runs:
         raise UsageError("--wait needs the names of the runs to wait for")
     for run in set(runs) - set(session.runs()):
         check_run_name(run)
         click.echo(f"waiting for {run}, which is not in {session.store.url} yet", err=True)
-    for run in session.wait_in_job(runs, seconds, queued_seconds=queued):
+    late = session.wait_in_job(runs, seconds, queued_seconds=queued)
+    for run in late:
         when = f"{seconds} s after its start, or {queued} s without having started"
         click.echo(f"warning: {run} has not ended ({when}); the report does not have its result", err=True)
     known = set(session.runs())
-    return tuple(run for run in runs if run in known) or tuple(runs)
+    return tuple(run for run in runs if run in known) or tuple(runs), not late

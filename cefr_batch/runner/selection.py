@@ -124,7 +124,10 @@ def _newest_complete(store: Store, level: str, known: Sequence[str]) -> str:
     for run in _newest_first(store, level, known):
         if store.exists(layout.run_key(run, layout.MANIFEST)):
             return run
-    raise NotFound(f"no complete run of level {level} in {store.url}. {_listing(store, known)}")
+    newest = _newest(store, level, known)
+    raise NotFound(
+        f"no complete run of level {level} in {store.url}. `cefr-batch status {newest}` says how far its newest is"
+    )
 
 
 def newest_complete(store: Store, levels: Iterable[str]) -> dict[str, str]:

@@ -100,13 +100,22 @@ class Facts:
         return f" at stage {self.status.stage}{step}"
 
     @property
+    def stopped(self) -> str:
+        """How it stopped on request, in its job's own words: which checkpoint it left, if any."""
+        said = self.status.message if self.status else ""
+        return said or f"stopped on request{self.where}"
+
+    @property
     def next_step(self) -> str:
         """How to continue, for the end of a reason."""
         if self.submission is None and self.status is None:
             return f"apply what `render` printed, or start it with `cefr-batch resume {self.run} --cluster NAME`"
         if self.submission is None:
             return START_AGAIN
-        return f"`cefr-batch resume {self.run}` {'resumes' if self.status else 'starts'} it"
+        resumes = "resumes" if self.status or self.submission.attempts_before else "starts"
+        if study := layout.study_of(self.run):
+            return f"`cefr-batch search --resume {study} --wait` continues its search"
+        return f"`cefr-batch resume {self.run}` {resumes} it"
 
 
 def run_states(
@@ -170,15 +179,16 @@ def _terminal(facts: Facts, observation: Observation) -> tuple[State, str]:
     said = facts.status.state if facts.status else None
     detail = f" ({observation.detail})" if observation.detail else ""
     if facts.cancelled:
-        return State.CANCELLED, f"cancelled{facts.where or ' before it started'}; {facts.next_step}"
+        again = facts.submission is not None and facts.submission.attempts_before
+        never = " before its new job began; its last checkpoint is kept" if again else " before it started"
+        return State.CANCELLED, f"cancelled{facts.where or never}; {facts.next_step}"
     if facts.status and facts.status.paused:
         return (
             State.PAUSED,
             f"at step {facts.status.step} of {facts.status.steps}, as its search asked; {facts.next_step}",
         )
     if said == "PREEMPTED" and observation.state is not State.CANCELLED:
-        stopped = f"stopped after a checkpoint{facts.where}{detail}"
-        return State.PREEMPTED, f"{stopped}; {facts.next_step}"
+        return State.PREEMPTED, f"{facts.stopped}{detail}; {facts.next_step}"
     if facts.status and said == "FAILED":
         return State.FAILED, (facts.status.message or "it reported no reason; see its log") + detail
     state = State.FAILED if observation.state is State.SUCCEEDED else observation.state
@@ -191,7 +201,7 @@ def _unknown(facts: Facts, observation: Observation) -> tuple[State, str]:
     said, why = facts.status.state if facts.status else None, observation.reason
     ended = said in ("PREEMPTED", "FAILED")
     if ended and not observation.not_found and _may_restart(facts):
-        what = f"stopped after a checkpoint{facts.where}" if said == "PREEMPTED" else f"failed{facts.where}"
+        what = facts.stopped if said == "PREEMPTED" else f"failed{facts.where}"
         return State.UNKNOWN, f"{why}; it {what}, and may have been restarted"
     age = age_seconds(facts.status.updated_at) if facts.status else float("inf")
     never = facts.cancelled and not facts.status  # a job that starts now finds the request, and ends

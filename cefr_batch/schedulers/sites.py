@@ -32,7 +32,7 @@ TIME = r"^([0-9]+-)?[0-9]{1,3}:[0-9]{2}:[0-9]{2}$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 PATTERNS = {
     LINE: "one line of text",
-    TIME: "HH:MM:SS or D-HH:MM:SS",
+    TIME: 'HH:MM:SS or D-HH:MM:SS, such as "04:00:00"',
     VARIABLE: "the name of an environment variable",
     NOTIFY_VARIABLE: "the name of an environment variable that begins with CEFR_BATCH_NOTIFY",
 }
@@ -102,7 +102,7 @@ class SiteScheduler(Scheduler[R], Generic[R, S]):
     @abstractmethod
     def draft(self, host: str | None = None) -> list[DraftSetting]:
         """What the cluster that this machine reaches shows of a site file's settings. Reads no site file. Blocks for at most
-        half a minute; what cannot be found out is in the list, not an error.
+        half a minute; what cannot be found out is in the list, not an error, but for a host that cannot be asked.
 
         ``host``: a machine of the cluster to ask over ssh, which then takes as long as its login; only SLURM has one.
         Raises ``UsageError`` for what is no host."""

@@ -237,14 +237,14 @@ def test_a_signal_while_a_job_is_being_recorded_stops_the_job(
     run = "tiny-a1-peft-v1"
     until(lambda: (folder / "recording").exists() and started(folder) == [run], 60)
     submit.send_signal(number)
-    until(lambda: "stopped after a checkpoint" in run_states(store, [run])[0].reason, 60)
+    until(lambda: "stopped on request in stage" in run_states(store, [run])[0].reason, 60)
     (folder / "refuse").touch()
     out, err = submit.communicate(timeout=30)
     assert (submit.returncode, out) == (130, "")
     assert "were told to stop, since they could not be recorded (interrupted)" in err
     assert f"`cefr-batch resume {run} --cluster local` starts the runs again" in err
     assert "Traceback" not in err
-    assert "stopped after a checkpoint" in cefr_batch("status", run).out
+    assert "stopped on request in stage" in cefr_batch("status", run).out
 
 
 class LostJobs(StandInLauncher):

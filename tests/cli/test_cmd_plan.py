@@ -111,9 +111,10 @@ def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixtu
 
 def test_the_untrained_model_writes_in_each_way_that_it_is_asked() -> None:
     planned = PlannedTexts(6, ("zero_shot", "few_shot"), (), 400)
-    assert _texts(planned).splitlines() == [
+    assert _texts(planned, 40).splitlines() == [
         "48, at most 19,200 tokens:",
         "6 answers x 4 (tuned; untrained in 3 ways) x 2 (greedy, sampled)",
+        "(not 40 answers: no more evaluation examples)",
         "untrained model: asked as in training, zero_shot, few_shot",
     ]
 

@@ -133,6 +133,17 @@ def test_a_store_that_is_away_is_asked_again(store: LocalStore, monkeypatch: pyt
     assert asked == 3
 
 
+def test_a_report_of_runs_that_all_ended_without_a_result_is_not_tried_again(
+    cefr_batch: Callable[..., Any], store: LocalStore
+) -> None:
+    put(store, layout.SPEC, {"run": RUN, "dataset": "0" * 64, "spec": {"level": "B1"}, "submitted_at": ago(9)})
+    put(store, layout.STATUS, status(RUN, "FAILED", updated_at=ago(FAILED_SECONDS * 2)))
+    result = cefr_batch("report", RUN, "--wait", "600")
+    assert (result.code, result.out) == (0, "")
+    assert "no report was written: no complete run to report in" in result.err
+    assert cefr_batch("report", RUN).code == 1
+
+
 @pytest.mark.slow
 def test_a_report_says_which_run_it_did_not_wait_for_any_longer(
     cefr_batch: Callable[..., Any], store: LocalStore

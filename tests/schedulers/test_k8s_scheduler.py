@@ -625,6 +625,7 @@ KEYS: dict[str, tuple[set[str], dict[str, str], str]] = {  # what the shell has,
     "without the token": ({ID, SECRET, TOKEN}, {TOKEN: ""}, f"the {ID} of this shell, but not its {TOKEN};"),
     "echo": ({ID, SECRET}, {SECRET: SHELL[SECRET] + "\n"}, f"the {SECRET} {IN_SECRET} ends with a line break"),
     "echo, of the id": ({ID, SECRET}, {ID: SHELL[ID] + "\n"}, f"the {ID} {IN_SECRET} ends with a line break"),
+    "exchanged": ({ID, SECRET}, {ID: SHELL[SECRET], SECRET: SHELL[ID]}, f"the values of {ID} and {SECRET} are exchanged"),
     "a space": (set(), {SECRET: " another"}, "begins or ends with a space or a line break"),
 }  # fmt: skip
 

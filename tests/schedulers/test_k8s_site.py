@@ -68,7 +68,7 @@ def test_every_problem_of_a_site_file_is_told_at_once(tmp_path: Path, monkeypatc
         "namespace: must be a Kubernetes name: lower-case letters, digits and dashes, at most 63 (got 'Team_A')",
         "cpus: must be a whole number (got 'many')",
         "memory: must be a number and Mi, Gi or Ti, as in 32Gi (got '32 GB')",
-        "time: must be HH:MM:SS or D-HH:MM:SS (got '8 hours')",
+        "time: must be HH:MM:SS or D-HH:MM:SS, such as \"04:00:00\" (got '8 hours')",
         "grace_seconds: must be greater than or equal to 30 (got 5)",
         "storage_secret: must be a Kubernetes name",
         "node_selector.a b",

@@ -168,12 +168,10 @@ def test_a_clone_at_the_host_is_no_folder_for_jobs(there: Path) -> None:
     assert "is a clone of cefr-batch" in shared.why
 
 
-def test_of_a_host_that_is_not_reached_nothing_is_known_but_its_name(there: Path) -> None:
+def test_a_host_that_is_not_reached_has_no_draft(there: Path) -> None:
     (there / "fails").write_text("ssh: connect to host login.example.org port 22: Connection timed out")
-    found = SlurmScheduler().draft(HOST)
-    assert [one.key for one in found if one.known] == ["host"]
-    assert {"partition", "account", "shared", "python"} <= {one.key for one in found}
-    assert all("no connection to" in one.why for one in found if not one.known)
+    with pytest.raises(SchedulerError, match="no connection to"):
+        SlurmScheduler().draft(HOST)
 
 
 def test_a_command_gets_its_input_and_variables_and_no_argument_of_ssh_shows_them(there: Path) -> None:

@@ -335,6 +335,8 @@ def _wrong_keys(name: str, held: Mapping[str, bytes], own: StoreKeys | None) -> 
             line = value.endswith((b"\n", b"\r"))
             how = "ends with a line break" if line else "begins or ends with a space or a line break"
             return f"the {key} in the Secret {name} {how}, so no store would accept it"
+    if own and (held[_ID], held[_SECRET]) == (own.secret_access_key.encode(), own.access_key_id.encode()):
+        return f"in the Secret {name}, the values of {_ID} and {_SECRET} are exchanged"
     if own is None or not _are_of(held, own):
         return ""
     expected = {_SECRET: own.secret_access_key, _TOKEN: own.session_token}

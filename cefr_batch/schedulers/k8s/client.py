@@ -278,6 +278,10 @@ def translated_errors(context: str) -> Iterator[None]:
     except _network_errors() as exc:
         raise _unreachable(context, exc) from exc
     except _config_errors() as exc:
+        if context == IN_CLUSTER:
+            raise ApiError(
+                "this pod has no service account, so Kubernetes cannot be asked (report_account in the site file names one)"
+            ) from exc
         problem = f"the kubeconfig cannot be used for the context {context!r}: {_config_problem(exc)}"
         raise ApiError(f"{problem}; check KUBECONFIG, or log in again") from exc
 
@@ -313,7 +317,7 @@ def _config_errors() -> tuple[type[Exception], ...]:
 def _config_problem(exc: Exception) -> str:
     """The exception in one line, without the parts of the kubeconfig that the library quotes: they may be secrets."""
     said = re.sub(r"\{.*\}", "…", _one_line(exc))
-    return f"it is damaged, or its credential plug-in fails ({said})" if isinstance(exc, _DAMAGED) else said
+    return f"it is damaged, or its credential plug-in fails ({said})" if isinstance(exc, _DAMAGED) else said.rstrip(".")
 
 
 def _refusal(context: str, exc: Any) -> str:

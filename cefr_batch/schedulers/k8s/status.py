@@ -58,7 +58,7 @@ _WAITING = {
     "ImagePullBackOff": _PULL,
     "ErrImageNeverPull": (
         "the image is not on the node, and image_pull_policy is Never",
-        f"load it there, or {_CORRECT.format('image_pull_policy')}",
+        f"load it there, or {_CORRECT.format('image or image_pull_policy')}",
     ),
     "InvalidImageName": ("invalid image name", _CORRECT.format("image")),
     "CreateContainerConfigError": _CREATE,

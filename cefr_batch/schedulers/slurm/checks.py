@@ -219,7 +219,10 @@ def _account(slurm: Slurm, site: SlurmSite, where: str) -> Iterator[Check]:
     except SchedulerError:
         return
     if accounts:
-        problem = f"{where}: account: {name} is not one of yours, which are {', '.join(accounts)} (sacctmgr)"
+        problem = (
+            f"{where}: account: {name} is not one of yours, which are {', '.join(accounts)} (sacctmgr); take one of these: "
+            "some clusters refuse jobs of another"
+        )
         yield Check(f"account {name}", "" if name.lower() in accounts else problem, warning=True)
 
 
@@ -232,10 +235,16 @@ def _qos(slurm: Slurm, site: SlurmSite, where: str, found: Sequence[_Partition])
     show = ("sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name,MaxWall")
     try:
         rows = [line.split("|") for line in slurm.run(*show, timeout=_QOS_SECONDS).splitlines()]
-        limits = {row[0]: client.seconds(row[1]) for row in rows if len(row) == 2 and row[0] in names}
+        limits = {row[0]: client.seconds(row[1]) for row in rows if len(row) == 2}
     except (SchedulerError, ValueError):
         return
+    own = site.chosen("qos")
+    if own and limits and own not in limits:
+        problem = f"{where}: qos: there is no {own}; valid: {', '.join(limits)} (sacctmgr); some clusters refuse others"
+        yield Check(f"QOS {own}", problem, warning=True)
     for name, most in limits.items():
+        if name not in names:
+            continue
         too_long = (
             f"{where}: time: {site.time} is more than the QOS {name} allows ({most} s), so jobs would never start"
         )

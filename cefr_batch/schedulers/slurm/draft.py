@@ -65,19 +65,19 @@ class Partition:
 def draft(host: str | None = None) -> list[DraftSetting]:
     """The settings in the order of a site file. ``host``: the login node that is asked over ssh; None: this machine is one.
 
-    Blocks for at most half a minute, and longer where ssh asks a person. Raises ``UsageError`` for what is no host.
+    Blocks for at most half a minute, and longer where ssh asks a person. Raises ``UsageError`` for what is no host, and
+    ``SchedulerError`` for a host that cannot be asked.
     """
     if host and not re.fullmatch(HOST, host):
         raise UsageError(f"--host: must be {PATTERNS[HOST]} (got {host!r})")
     machine = OverSsh(host) if host else ThisMachine()
     named = [DraftSetting("host", host, "The login node, by the name that ssh takes.")] if host else []
-    try:
-        person = _person_there(machine) if host else _Person(getpass.getuser(), Path.home())
-        if machine.lacks(["sinfo"]):
-            raise SchedulerError(f"there is no sinfo {machine.no_slurm if host else _NO_SLURM}")
-    except SchedulerError as exc:
+    person = _person_there(machine) if host else _Person(getpass.getuser(), Path.home())
+    if machine.lacks(["sinfo"]):
+        if host:
+            raise SchedulerError(f"there is no sinfo {machine.no_slurm}")
         places = {"shared": f"/shared/me/{_JOBS}", "python": f"/shared/me/cefr-batch/{_PYTHON}"}
-        return [*named, *unknown(str(exc), **_EXAMPLES, account="my-project", **places)]
+        return unknown(f"there is no sinfo {_NO_SLURM}", **_EXAMPLES, account="my-project", **places)
     slurm = client.Slurm(machine)
     partition = _of_partition(slurm)
     has_gpu = any(one.key == "gres" and one.value for one in partition)
