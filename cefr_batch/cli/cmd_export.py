@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from cefr_batch.cli.notice import notice_if_slow
 from cefr_batch.cli.options import echo_json, json_option, runs_options, session_option
 from cefr_batch.cli.printable import printable
 from cefr_batch.cli.progress import byte_progress
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cefr_batch.records.exports import ExportCheck
 
 VLLM, HUB = "vllm", "hub"
+_SLOW = "Still working: to convert a model and check the file takes some minutes."
 
 
 def _forms(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> list[str]:
@@ -120,7 +122,8 @@ def _gguf(
 
     done: list[dict[str, object]] = []
     for type_ in gguf_types([form for form in forms if form not in (VLLM, HUB)]):
-        exported = export_gguf(session.store, run, type_, out, verify=verify, progress=byte_progress)
+        with notice_if_slow(_SLOW):
+            exported = export_gguf(session.store, run, type_, out, verify=verify, progress=byte_progress)
         done.append(
             {"form": f"gguf-{type_}", "where": exported.where, "record": exported.record.model_dump(mode="json")}
         )
