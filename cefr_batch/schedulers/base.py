@@ -191,6 +191,11 @@ class Scheduler(ABC, Generic[R]):
     sees_files: bool = True  # whether its jobs may find files of this machine under the same paths
 
     @property
+    def adds_packages(self) -> bool:
+        """Whether its jobs may have Python packages that their environment or image does not come with."""
+        return True
+
+    @property
     def gpu(self) -> str | None:
         """The type of GPU that its jobs get; None if it is not known."""
         return None

