@@ -51,11 +51,11 @@ EXTRA_OF = {
 SHIPPED = ("jobs", "k8s", "slurm")  # folders outside the package that the wheel carries as cefr_batch/shipped
 
 
-def _run(*command: str | Path, cwd: Path, **environment: str) -> str:
+def _run(*command: str | Path, cwd: Path, code: int = 0, **environment: str) -> str:
     result = subprocess.run(
         [str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
     )
-    assert result.returncode == 0, f"{command} in {cwd}:\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == code, f"{command} in {cwd}:\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
 
@@ -217,15 +217,16 @@ def test_an_installed_wheel_runs_away_from_the_checkout(installed: Path, tmp_pat
     where = _run(installed / "python", "-c", "import cefr_batch; print(cefr_batch.__file__)", cwd=tmp_path)
     assert Path(where).is_relative_to(installed.parent)
 
-    def command(*arguments: str) -> str:
-        return _run(installed / "cefr-batch", *arguments, cwd=tmp_path, CEFR_BATCH_STORE=str(tmp_path / "runs"))
+    def command(*arguments: str, code: int = 0) -> str:
+        store = str(tmp_path / "runs")
+        return _run(installed / "cefr-batch", *arguments, cwd=tmp_path, code=code, CEFR_BATCH_STORE=store)
 
     level = ("--level", "B1", "--profile", "smoke", "--set", f"model.name={tiny_model}", "--set", "model.alias=tiny")
     quick = ("--set", "data.examples=20", "--set", "training.max_length=2000", "--set", "backend=peft")
     assert cefr_batch.__version__ in command("--version")
     assert "submit" in command("--help")
     assert "starter" in command("plan", *level, *quick)
-    dry_run = command("submit", *level, *quick, "--cluster", "slurm/cpu", "--dry-run")
+    dry_run = command("submit", *level, *quick, "--cluster", "slurm/cpu", "--dry-run", code=1)  # there is no Slurm
     assert "sbatch" in dry_run
     assert "run-job tiny-b1-peft-v1" in dry_run
     assert not (tmp_path / "runs").exists()
