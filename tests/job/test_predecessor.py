@@ -110,7 +110,7 @@ def test_the_last_checkpoint_of_a_job_that_stops_is_where_the_next_begins(tiny_m
     store = LocalStore(tmp_path / "store")
     run = claimed_run(store, tiny_model, "training.max_steps=3000", "training.eval_steps=1000")
     first = start_job(store, run, tmp_path / "one")
-    until(lambda: step(store, run) > 2)
+    until(lambda: step(store, run) > 2, 120)
     (training,) = psutil.Process(first.pid).children()
     training.suspend()
     first.terminate()
