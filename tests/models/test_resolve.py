@@ -205,7 +205,7 @@ REFUSED = [
         "offline",
         "org/tiny",
         {"HF_HUB_OFFLINE": "1"},
-        "is not in this machine's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or name a local folder; `--profile smoke` trains",
+        "is not in this machine's cache, and HF_HUB_OFFLINE forbids downloads; unset it, or name a local folder; `--profile",
     ),
     ("too many requests", "org/limited", {}, "cannot be downloaded: the hub answered 429; try again later"),
 ]
