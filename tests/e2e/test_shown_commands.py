@@ -76,6 +76,8 @@ def folder(trained: Path, tiny_model: Path, tmp_path: Path) -> Path:
         (here / table).write_text("\n".join(["word,sentence", *rows]))
     for table in ("unfinished.csv", "eksik.csv"):
         (here / table).write_text("\n".join(["word,sentence", *rows[:4], "travel,", *rows[4:]]))
+    for words in ("words.txt", "kelimeler.txt"):
+        (here / words).write_text("travel\ndecide\ninvite\n")
     for table in ("words.xlsx", "kelimeler.xlsx"):
         _spreadsheet(here / table)
     run = next((here / "runs" / "datasets").iterdir())
