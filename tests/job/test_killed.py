@@ -70,7 +70,6 @@ def test_killed_before_while_and_after_it_waits_for_a_lower_loss(tiny_model: Pat
     job = start_job(store, run, tmp_path / "last-machine")
     output, _ = job.communicate()
     assert job.returncode == 0, output
-    assert f"training resumes after step {last} (0 steps are computed again)" in output
     found = stored(store, run, layout.METRICS)
     for key in ("log", "best", "baseline", "tuned", "adapter", "generation", "merge"):
         assert found[key] == expected[key], key

@@ -124,8 +124,9 @@ def test_the_last_checkpoint_of_a_job_that_stops_is_where_the_next_begins(tiny_m
     assert "STOPPED: stopped on request" in first.communicate()[0]
     last = checkpoint(store, run)
     assert last > 2
-    until(lambda: step(store, run) > last)
+    until(lambda: step(store, run) > last, 120)
     second.terminate()
-    second.communicate()
+    said = second.communicate()[0]
+    assert f"training resumes after step {last} (0 steps are computed again)" in said
     began = stored(store, run, layout.attempt_name(2))
     assert (began["first_step"], began["repeated_steps"]) == (last, 0)
