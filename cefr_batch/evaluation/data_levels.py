@@ -8,17 +8,15 @@ errors. Light: no torch.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 from cefr_batch.config.schema import Level
 from cefr_batch.data.io import DataFile
 from cefr_batch.data.pairs import Pair
 from cefr_batch.evaluation.level_estimator import level_estimator
-from cefr_batch.evaluation.text_quality import word_level, words_of
+from cefr_batch.evaluation.text_quality import word_level, word_spans, words_of
 from cefr_batch.records.level_figures import SCALE
 
-_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 FAR = 1.5  # levels between a sentence's estimate and what the estimator says of the level's own sentences, on average
 
 
@@ -56,6 +54,7 @@ def seems_english(sentence: str) -> bool:
     In the starter corpus it has at least 80 % of each sentence's. Other languages share short words with English, so not
     every sentence in one of them is found.
     """
-    words = [word for word in _WORD.findall(sentence.replace("’", "'")) if word.islower()]
+    spans = word_spans(sentence)
+    words = [word for start, stop in spans if (word := sentence[start:stop].replace("’", "'")).islower()]
     known = sum(word_level(word) is not None for word in words)
     return len(words) < 2 or 2 * known > len(words)
