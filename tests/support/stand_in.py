@@ -86,7 +86,7 @@ def job(run: str, store_url: str) -> int:
     attempt = max((layout.log_attempt(o.key) or 0 for o in stored), default=0) + 1
 
     def preempted(number: int, frame: FrameType | None) -> None:
-        _beat(store, run, "PREEMPTED", attempt)
+        _beat(store, run, "PREEMPTED", attempt, "stopped on request in stage train; its last checkpoint is of step 3")
         sys.exit(75)
 
     signal.signal(signal.SIGTERM, preempted)
