@@ -254,7 +254,7 @@ class Layers(Generic[M]):
 
     def _explain(self, error: dict[str, Any]) -> Problem:
         key = _key(error)
-        if error["type"] == "value_error":  # a rule over several keys, which names its own
+        if error["type"] == "value_error":  # said by a check of ours, which names the key
             what = str(error["ctx"]["error"])
             return Problem(self._where(what.partition(":")[0]), what)
         return Problem(self._where(key), f"{key}: {reason(error, self.model, self.patterns)}")

@@ -75,7 +75,7 @@ def given_settings(level: str, *, profile: str | None = None, overrides: Iterabl
 
 def changed_spec(settings: Mapping[str, object], overrides: Iterable[str]) -> RunSpec:
     """Recorded settings with overrides on top. Raises ``SpecError`` with every problem."""
-    layers = _JobLayers(RunSpec, _REPLACES, _SHORTHAND, PATTERNS)
+    layers = _job_layers()
     layers.add_settings(settings, "recorded settings")
     for text in overrides:
         layers.add_override(text)
@@ -86,13 +86,16 @@ def recorded_spec(settings: Mapping[str, object], where: str) -> RunSpec:
     """The settings in a run's ``spec.json`` as a spec. Raises ``SpecError``, as when another version of cefr-batch wrote
     them."""
     try:
-        return RunSpec.model_validate(settings)
+        spec = RunSpec.model_validate(settings)
     except ValidationError as exc:
         errors: list[dict[str, Any]] = [dict(error) for error in exc.errors()]
         found = [
             Problem(where, f"{'.'.join(str(p) for p in e['loc'])}: {reason(e, RunSpec, PATTERNS)}") for e in errors
         ]
         raise SpecError(found) from exc
+    if broken := [Problem(where, rule) for rule in spec.broken_rules()]:
+        raise SpecError(broken)
+    return spec
 
 
 def spec_files(level: str, profile: str | None) -> list[Path]:
@@ -118,7 +121,7 @@ def spec_files(level: str, profile: str | None) -> list[Path]:
 
 def _layers(level: str, profile: str | None) -> _JobLayers:
     """The settings of a level's files, without overrides. Raises ``SpecError`` for a file that does not exist."""
-    layers = _JobLayers(RunSpec, _REPLACES, _SHORTHAND, PATTERNS, parents=settings_files("jobs"))
+    layers = _job_layers(settings_files("jobs"))
     for path in spec_files(level, profile):
         layers.add_file(path)
     return layers
@@ -132,6 +135,10 @@ def _profile_file(profile: str) -> Path:
         valid = f"{', '.join(sorted(known))}, or a path to a .yaml file"
         raise SpecError([Problem("--profile", f"{profile!r} is not a profile; valid: {valid}")])
     return known[profile]
+
+
+def _job_layers(parents: Mapping[str, Path] | None = None) -> _JobLayers:
+    return _JobLayers(RunSpec, _REPLACES, _SHORTHAND, PATTERNS, parents or {}, rules=RunSpec.broken_rules)
 
 
 class _JobLayers(Layers[RunSpec]):

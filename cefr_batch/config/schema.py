@@ -7,7 +7,7 @@ Pure data. Nothing here knows files, stores, schedulers or torch. Every setting 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -107,21 +107,16 @@ class DataSpec(StrictModel):
     columns: ColumnsSpec | None = None  # of source
     sheet: Name | None = None  # of a spreadsheet as source
 
-    @model_validator(mode="after")
-    def _names_of_a_source(self) -> DataSpec:
-        named = [key for key in ("columns", "sheet") if getattr(self, key) is not None]
-        if named and (self.source is None or self.source in STARTERS):
-            raise ValueError(f"data.{named[0]}: describes a file of sentence pairs, so it needs data.source; remove it")
-        return self
-
-    @model_validator(mode="after")
-    def _one_source(self) -> DataSpec:
+    def broken_rules(self) -> Iterator[str]:
+        """As ``RunSpec.broken_rules``."""
+        for key in ("columns", "sheet"):
+            if getattr(self, key) is not None and (self.source is None or self.source in STARTERS):
+                yield f"data.{key}: describes a file of sentence pairs, so it needs data.source; remove it"
         if self.source is not None and (self.train or self.eval):
-            raise ValueError("data: give either source (sentence pairs) or train and eval (list format), not both")
+            yield "data: give either source (sentence pairs) or train and eval (list format), not both"
         if self.source is None and not (self.train and self.eval):
             missing = " and ".join(k for k, v in (("train", self.train), ("eval", self.eval)) if not v)
-            raise ValueError(f"data: {missing} missing; give both train and eval (list format), or source (pairs)")
-        return self
+            yield f"data: {missing} missing; give both train and eval (list format), or source (pairs)"
 
 
 def _alone(modules: Any) -> Any:
@@ -139,23 +134,16 @@ class LoraSpec(StrictModel):
         list[Annotated[str, Field(pattern=_MODULE)]], Field(min_length=1), BeforeValidator(_alone)
     ]
 
-    @model_validator(mode="after")
-    def _all_or_some(self) -> LoraSpec:
+    def broken_rules(self) -> Iterator[str]:
+        """As ``RunSpec.broken_rules``."""
         if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
-            raise ValueError(
-                f"lora.target_modules: {ALL_LINEAR} means all modules already; name it alone, or leave it out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _no_tied_weights(self) -> LoraSpec:
-        tied = {"lm_head", "embed_tokens"} & set(self.target_modules)
+            yield f"lora.target_modules: {ALL_LINEAR} means all modules already; name it alone, or leave it out"
+        tied = sorted({"lm_head", "embed_tokens"} & set(self.target_modules))
         if tied:
-            raise ValueError(
-                f"lora.target_modules: {', '.join(sorted(tied))} cannot be trained: in Llama 3.2 and SmolLM2 the input and "
-                f"output embeddings are the same weights, so a merge would change both; remove {' and '.join(sorted(tied))}"
+            yield (
+                f"lora.target_modules: {', '.join(tied)} cannot be trained: in Llama 3.2 and SmolLM2 the input and "
+                f"output embeddings are the same weights, so a merge would change both; remove {' and '.join(tied)}"
             )
-        return self
 
 
 class TrainingSpec(StrictModel):
@@ -287,16 +275,17 @@ class RunSpec(StrictModel):
     export: list[ExportForm] = []  # likewise
     notify: NotifySpec | None = None  # None: as the site says
 
-    @model_validator(mode="after")
-    def _whole_shares(self) -> RunSpec:
+    def broken_rules(self) -> Iterator[str]:
+        """What is wrong with settings of which each is well-formed, each beginning with the key that it is about."""
+        yield from self.data.broken_rules()
+        yield from self.lora.broken_rules()
         effective = self.training.batch_size * self.training.gradient_accumulation_steps
         if effective % self.resources.gpus:
-            raise ValueError(
+            yield (
                 f"resources.gpus: {self.resources.gpus} cannot share the {effective} examples of a step "
                 "(training.batch_size x training.gradient_accumulation_steps) evenly; choose a number of GPUs that divides "
                 f"{effective}, or change those settings"
             )
-        return self
 
     def with_backend(self, backend: str) -> RunSpec:
         """This spec with ``auto`` settled."""

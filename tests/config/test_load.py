@@ -72,6 +72,27 @@ def test_a_problem_is_told_with_the_place_that_gave_the_value(tmp_path: Path, mo
     assert len(told) == 3
 
 
+def test_settings_that_contradict_each_other_are_told_at_once_beside_one_that_is_malformed(tmp_path: Path) -> None:
+    profile = tmp_path / "contradictions.yaml"
+    profile.write_text(
+        "data: {source: starter, train: x.json, sheet: Words, columns: {word: Kelime}}\n"
+        "lora: {rank: big, target_modules: [all-linear, lm_head]}\nresources: {gpus: 3}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        load_spec("B1", profile=str(profile))
+    assert [str(problem).removeprefix(f"{profile}: ").split(";")[0] for problem in caught.value.problems] == [
+        "lora.rank: must be a whole number (got 'big')",
+        "data.columns: describes a file of sentence pairs, so it needs data.source",
+        "data.sheet: describes a file of sentence pairs, so it needs data.source",
+        "data: give either source (sentence pairs) or train and eval (list format), not both",
+        "lora.target_modules: all-linear means all modules already",
+        "lora.target_modules: lm_head cannot be trained: in Llama 3.2 and SmolLM2 the input and output embeddings are the "
+        "same weights, so a merge would change both",
+        "resources.gpus: 3 cannot share the 64 examples of a step (training.batch_size x "
+        "training.gradient_accumulation_steps) evenly",
+    ]
+
+
 def test_a_run_recorded_before_there_was_generation_can_be_resumed_without_it() -> None:
     recorded = load_spec("B1").model_dump(mode="json")
     del recorded["generation"]
@@ -82,6 +103,9 @@ def test_a_recorded_spec_comes_back_the_same_or_says_what_is_wrong() -> None:
     spec = load_spec("C1", profile="smoke")
     recorded = spec.model_dump(mode="json")
     assert recorded_spec(recorded, "spec.json") == spec
+    recorded["resources"]["gpus"] = 3
+    with pytest.raises(SpecError, match=re.escape("spec.json: resources.gpus: 3 cannot share the")):
+        recorded_spec(recorded, "spec.json")
     recorded["lora"]["rnak"] = recorded["lora"].pop("rank")
     with pytest.raises(SpecError, match=re.escape("spec.json: lora.rank: missing")):
         recorded_spec(recorded, "spec.json")
