@@ -14,7 +14,10 @@ from cefr_batch.errors import CefrBatchError
 
 @click.command()
 @click.option(
-    "--gpu/--cpu", default=True, show_default=True, help="On the GPU; or what a CPU can show, on a tiny model."
+    "--gpu/--cpu",
+    default=True,
+    show_default=True,
+    help="Measure on the GPU, or only what a CPU can show, on a tiny model.",
 )
 @click.option("--case", "names", metavar="NAME", multiple=True, help="Only this case. May be repeated.")
 @click.option(

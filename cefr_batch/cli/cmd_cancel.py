@@ -18,7 +18,7 @@ def command(runs: Sequence[str], levels: Sequence[str], session: Session) -> Non
     """Ask runs to stop; does not wait until they have.
 
     A running job finishes its step and stores a checkpoint first, from which `cefr-batch resume` continues. For a
-    complete run, the job that evaluates it on other sets is stopped, if there is one. A search's name stands for its
+    complete run, the job that evaluates it on other examples is stopped, if there is one. A search's name stands for its
     trials; `cefr-batch search --resume` continues them. Exits with 1 if a run was not
     started by submit, since whoever started it has to stop it.
     """

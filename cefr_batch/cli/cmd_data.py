@@ -228,9 +228,9 @@ def _cells(row: Stats) -> list[str]:
 @click.option("--out", metavar="FILE.json", required=True, type=_file, help="Where the pairs go.")
 @click.option("--force", is_flag=True, help="Overwrite the file if it is there.")
 def pairs(files: Sequence[Path], out: Path, force: bool) -> None:
-    """Write the sentence pairs of examples in list format, each once: what `data build` takes.
+    """Write the sentence pairs of examples in list format, each once: the form that `data build` takes.
 
-    In this way ready files can be split anew, so that no evaluation sentence, or no evaluation word, is trained on.
+    In this way ready-made examples can be split anew, so that no evaluation sentence, or no evaluation word, is trained on.
     """
     from cefr_batch.data.examples import pairs_in, read_examples
     from cefr_batch.data.pairs import distinct
@@ -257,13 +257,13 @@ def _refuse_existing(targets: Iterable[Path], force: bool) -> None:
 @click.argument("source", metavar="SOURCE")
 @click.option("--level", metavar="LEVEL", required=True, help="A1, A2, B1, B2 or C1.")
 @click.option("--out", metavar="DIR", required=True, type=_file, help="Where train.json and eval.json go.")
-@click.option("--examples", type=int, help="How many, in both files together.")
+@click.option("--examples", type=int, help="How many examples, in both files together.")
 @click.option("--eval-fraction", type=float, help="The share of the examples that are for evaluation.")
-@click.option("--words-per-example", type=int)
+@click.option("--words-per-example", type=int, help="How many words, and so sentences, each example has.")
 @click.option(
     "--split-by", metavar="UNIT", help="What both files must not share: sentence, similar_sentence, word or example."
 )
-@click.option("--seed", type=int)
+@click.option("--seed", type=int, help="Random seed by which examples are drawn and split.")
 @layout_options
 @click.option("--force", is_flag=True, help="Overwrite the files if they are there.")
 def build(

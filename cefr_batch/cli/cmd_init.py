@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 _file = click.Path(path_type=Path)
 
 
-@click.command(short_help="Write first files: a job, data, a site.")
+@click.command(short_help="Write the first files: a job file, data, a site file.")
 @click.argument("folder", metavar="[FOLDER]", default=".", type=_file)
-@levels_option(show_default="B1; none where a site file alone is asked for")
+@levels_option(show_default="B1; none with --slurm or --k8s alone")
 @click.option(
     "--data",
     metavar="FILE",

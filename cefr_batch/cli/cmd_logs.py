@@ -18,7 +18,7 @@ from cefr_batch.runner import RunState, Session
 @runs_options
 @click.option("-f", "--follow", is_flag=True, help="Keep printing until the run has ended, or Ctrl-C.")
 @click.option("--attempt", type=click.IntRange(min=1), help="The log of this attempt. Default: the newest.")
-@click.option("--evaluation", is_flag=True, help="The log of the newest job that evaluates the run on other sets.")
+@click.option("--evaluation", is_flag=True, help="The log of the newest job that evaluates the run on other examples.")
 @session_option
 def command(
     runs: Sequence[str], levels: Sequence[str], follow: bool, attempt: int | None, evaluation: bool, session: Session

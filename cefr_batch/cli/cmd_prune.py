@@ -16,23 +16,27 @@ from cefr_batch.runner import PruneRules, Removal, Session
 
 @click.command(short_help="Remove runs by name, checkpoints and old runs by rule.")
 @runs_argument
-@click.option("--checkpoints", is_flag=True, help="The checkpoints of complete runs.")
+@click.option("--checkpoints", is_flag=True, help="Remove checkpoints of complete runs: of all, or of those named.")
 @click.option(
     "--failed",
     "failed_days",
     metavar="DAYS",
     type=click.FloatRange(min=0),
-    help="Failed and cancelled runs whose last update is older than this.",
+    help="Remove failed and cancelled runs whose last update is older than this.",
 )
 @click.option(
     "--unstarted",
     "unstarted_days",
     metavar="DAYS",
     type=click.FloatRange(min=0),
-    help="Runs that got their names longer ago than this (for example by `render --claim`) but were never started.",
+    help="Remove runs that got their names longer ago than this (for example by `render --claim`) but were never "
+    "started.",
 )
 @click.option(
-    "--keep", metavar="N", type=click.IntRange(min=1), help="Complete runs, except for the newest N of each level."
+    "--keep",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Remove complete runs, except for the newest N of each level.",
 )
 @click.option("--force", is_flag=True, help="Remove named runs even if it is unknown whether their jobs still run.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
@@ -49,8 +53,8 @@ def command(
     yes: bool,
     session: Session,
 ) -> None:
-    """Remove the named runs with all that is stored of them, or checkpoints and old runs by rules. Shows what would be
-    removed, and asks first.
+    """Remove the named runs with all that is stored of them (with --checkpoints, only their checkpoints); or, without
+    names, what a rule says (--checkpoints, --failed, --unstarted, --keep). Shows what would be removed, and asks first.
 
     Rules touch only runs that are complete, failed, cancelled or were never started. The names of removed runs may be used
     again.

@@ -41,9 +41,9 @@ def _parts(_context: click.Context, _parameter: click.Parameter, values: Sequenc
 def command(runs: Sequence[str], levels: Sequence[str], only: Sequence[str], folder: Path, session: Session) -> None:
     """Fetch complete runs: those named, and each level's newest complete one.
 
-    With --only, also finished parts of a run that is not complete, such as the adapter of a run that failed after
-    training. Every file is checked against its SHA-256. After an interruption, repeat the command: it continues where
-    it stopped.
+    With --only, finished parts of a run that is not complete can be fetched, too, such as the adapter of a
+    run that failed after training. Every file is checked against its SHA-256. After an interruption, repeat the
+    command: it continues where it stopped.
     """
     found = [session.artifacts(run, only, unfinished=True) for run in session.find(runs, levels, complete=True)]
     for artifacts in found:

@@ -19,7 +19,9 @@ from cefr_batch.schedulers import Scheduler
 @cluster_option
 @click.option("--claim", is_flag=True, help="Store settings and data now, under the next free names.")
 @click.option(
-    "--force", is_flag=True, help="With --claim: even runs that do not seem to fit the GPU or to work on the cluster."
+    "--force",
+    is_flag=True,
+    help="With --claim: render even runs that do not seem to fit the GPU or to work on the cluster.",
 )
 @cross_evaluate_option
 @session_option
@@ -39,9 +41,9 @@ def command(
         cefr-batch render --cluster k8s --level B1 > job.yaml
         kubectl apply -f job.yaml
 
-    Contacts no cluster and stores nothing: the same settings give the same text, and the jobs claim their runs when
-    they start. With --claim the runs have their names, settings and data in the store at once, and everything that
-    can be checked without the cluster is checked.
+    Contacts no cluster and stores nothing: the same settings give the same text, and each job claims
+    its run's name in the store when it starts. With --claim, names, settings and data are stored at once, and
+    everything that can be checked without the cluster is checked.
     """
     if claim:
         with notice_if_slow():

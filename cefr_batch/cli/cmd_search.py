@@ -73,9 +73,13 @@ _study = click.argument("study", metavar="STUDY")
 @click.option(
     "--resume",
     metavar="STUDY",
-    help="Continue a study, from any machine. Only --wait applies; the other options are the ones it began with.",
+    help="Continue a study, from any machine. Only --store and --wait apply; the other options are the ones it began with.",
 )
-@click.option("--wait", is_flag=True, help="Go on until the study has ended. Ctrl-C stops the waiting, not the jobs.")
+@click.option(
+    "--wait",
+    is_flag=True,
+    help="Keep starting trials until the study has ended. Ctrl-C stops the waiting, not the jobs.",
+)
 @session_option
 @click.pass_context
 def command(
@@ -100,7 +104,8 @@ def command(
     best third of these to the end, each from its checkpoint, exactly as if it had never stopped. Trials are compared
     on a validation part of the training data; the best one alone is then evaluated on the evaluation set.
 
-    Without --wait this starts what can be started now; --resume continues. Nothing is lost if the command is killed.
+    Without --wait, this starts the trials that can be started now; --resume continues the study. Nothing
+    is lost if the command is killed.
     """
     if context.invoked_subcommand:
         return

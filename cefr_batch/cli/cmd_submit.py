@@ -59,8 +59,8 @@ def command(
     lora.rank=8,16, start one for every combination of the values.
 
     Everything is checked before anything starts: settings, data, lengths, model, store, machine or cluster. The runs
-    continue when the terminal is closed. On this machine they run one after another; on SLURM they are
-    one job array, on Kubernetes Jobs, and a report that compares them follows.
+    continue when the terminal is closed. On this machine they run one after another; on SLURM they are one job array,
+    on Kubernetes Jobs, and if there are several runs, one more job there writes a report that compares them.
     """
     with notice_if_slow():
         preparation = session.prepare(

@@ -20,7 +20,7 @@ from cefr_batch.errors import CefrBatchError
 
 # Name -> (module whose `command` it is, help in one line). In the order of --help, which imports none of them.
 COMMANDS = {
-    "init": ("cefr_batch.cli.cmd_init", "Write first files: a job, data, a site."),
+    "init": ("cefr_batch.cli.cmd_init", "Write the first files: a job file, data, a site file."),
     "config": ("cefr_batch.cli.cmd_config", "Show which files and settings are used."),
     "submit": ("cefr_batch.cli.cmd_submit", "Start a run for each level."),
     "render": ("cefr_batch.cli.cmd_render", "Print what starts a run, for kubectl apply or GitOps."),
