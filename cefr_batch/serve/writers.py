@@ -87,7 +87,7 @@ class _Run:
 class RunsWriter:
     """The models of complete runs: each pretrained model is in memory once, with an adapter for each of its runs.
 
-    The answers are those of a run's own evaluation: computed in fp32, with the adapter unmerged.
+    The answers are computed in fp32, as in a run's own evaluation, but with the adapter unmerged: runs share the weights.
     """
 
     def __init__(self, session: Session, runs: Sequence[str], progress: Progress = no_progress) -> None:
