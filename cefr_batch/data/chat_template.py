@@ -90,7 +90,7 @@ class ChatTemplate:
             raise self._error("it leaves out the text of a message")
         before, _, rest = whole.removeprefix(prompt).partition(_ANSWER)
         if not whole.startswith(prompt + before + _ANSWER) or before.strip():
-            raise self._error("it formats an answer differently from the prompt for one")
+            raise self._error("it formats the prompt differently once an answer follows it")
         closing = rest.lstrip()
         if not closing:  # nothing, or a line's end
             return AnswerShape(before, "", self.tokens.end_of_text)

@@ -141,7 +141,7 @@ def test_the_shape_of_an_answer_is_found(name: str) -> None:
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        (REAL["deepseek_r1_distill"], "it formats an answer differently from the prompt for one"),  # it thinks first
+        (REAL["deepseek_r1_distill"], "it formats the prompt differently once an answer follows it"),  # it thinks first
         (REAL["idefics3"], "it leaves out the text of a message"),  # which must be a list of parts there
         (REAL["llava_next"], "'str object' has no attribute 'text'"),
         (CHATML.replace("<|im_end|>", " THE END"), r"it closes an answer with 'THE END\\n', which is no token"),
