@@ -70,6 +70,9 @@ def command(
         if len(shown) < len(plans):
             first = f"the table shows those with {', '.join(plans[0].varied)}, --json shows all"
             click.echo(f"{len(plans)} runs in all; {first}.")
+    for one in plans:
+        for warning in one.plan.warnings():
+            click.echo(f"warning: level {one.spec.level}: {warning}", err=True)
     problems = [Problem(f"level {one.spec.level}: {p.where}", p.what) for one in plans for p in one.problems()]
     if problems:
         raise DataError(problems)

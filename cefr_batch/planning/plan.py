@@ -184,6 +184,29 @@ class Plan:
         """What prevents it from running as it is."""
         return [*self._too_long(), *(Problem("data", what) for what in self.unusable)]
 
+    def warnings(self) -> list[Problem]:
+        """What is hardly meant, though it runs."""
+        return [Problem("training.warmup_ratio", what) for what in [self._all_warm_up()] if what]
+
+    def _all_warm_up(self) -> str:
+        """Why the learning rate stays below ``training.learning_rate``; empty if it does not.
+
+        transformers rounds the warm-up up to whole steps. In it, the rate of the first step is 0, and the rate of
+        ``training.learning_rate`` comes in the step after the last of it.
+        """
+        if self.warmup_steps < self.steps:
+            return ""
+        way_out = "set training.warmup_ratio to 0, or train for more steps (training.max_steps, training.epochs)"
+        if self.steps == 1:
+            return (
+                "training has one step, and the warm-up covers it, so its learning rate is 0 and nothing is learned; "
+                + way_out
+            )
+        return (
+            f"the warm-up covers all {self.steps} steps, so the learning rate is 0 in the first one and never reaches "
+            f"training.learning_rate; {way_out}"
+        )
+
     def _too_long(self) -> list[Problem]:
         cut = [side for side in (self.train, self.eval) if side.truncated]
         if not cut or self.allow_truncation:

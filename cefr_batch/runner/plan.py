@@ -51,6 +51,7 @@ class RunPlan:
             "leakage": self.leakage.model_dump(),
             "fit": self.fit and _fit_json(self.fit),
             "problems": [str(problem) for problem in self.problems()],
+            "warnings": [str(warning) for warning in self.plan.warnings()],
             "spec": self.spec.model_dump(mode="json"),
         }
 

@@ -141,6 +141,7 @@ def _planned(
         if dataset and counter:
             plan = make_plan(spec, dataset, counter)
             diagnostics.problems += [Problem(f"level {spec.level}, {one.where}", one.what) for one in plan.problems()]
+            diagnostics.warnings += [f"level {spec.level}, {one}" for one in plan.warnings()]
             if gpu:
                 fits.append(_check_memory(spec, plan, sizes(spec.model), gpu))
             prepared.append(Prepared(spec, dataset))

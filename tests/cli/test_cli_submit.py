@@ -322,6 +322,14 @@ def test_an_unknown_gpu_is_a_warning(cefr_batch: Run, tiny: tuple[str, ...], mon
     assert result.err.startswith("warning: cannot tell whether the runs fit: 'voodoo2' is not a known GPU")
 
 
+def test_a_warm_up_of_all_steps_is_a_warning_of_submit_and_of_plan(cefr_batch: Run, tiny: tuple[str, ...]) -> None:
+    one_step = ("--level", "A1", *tiny, "--set", "training.max_steps=1")
+    submitted, planned = cefr_batch("submit", *one_step, "--dry-run"), cefr_batch("plan", *one_step)
+    assert (submitted.code, planned.code) == (0, 0)
+    assert submitted.err.startswith("warning: level A1, training.warmup_ratio: training has one step, and the warm-up ")
+    assert planned.err.startswith("warning: level A1: training.warmup_ratio: training has one step, and the warm-up ")
+
+
 def test_plan_takes_the_clusters_gpu_and_price(
     cefr_batch: Run, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

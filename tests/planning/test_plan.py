@@ -136,6 +136,57 @@ def test_warm_up_is_what_transformers_makes_of_the_ratio(steps: int, ratio: floa
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            ["max_steps=1"],
+            "its learning rate is 0 and nothing is learned; set training.warmup_ratio to 0, or train for",
+        ),
+        (
+            ["max_steps=3", "warmup_ratio=0.7"],
+            "covers all 3 steps, so the learning rate is 0 in the first one and never",
+        ),
+        (["max_steps=3", "warmup_ratio=0.6"], ""),
+        (["max_steps=2"], ""),
+        (["max_steps=1", "warmup_ratio=0"], ""),
+        (["max_steps=1", "lr_scheduler=constant"], ""),
+        (["max_steps=1", "lr_scheduler=constant_with_warmup"], "nothing is learned"),
+    ],
+)
+def test_a_warm_up_of_all_steps_is_warned_of(settings: list[str], says: str) -> None:
+    plan = make_plan(spec(*(f"training.{one}" for one in settings)), dataset(1800), count)
+    warnings = [str(one) for one in plan.warnings()]
+    assert len(warnings) == bool(says)
+    assert all(one.startswith("training.warmup_ratio: ") and says in one for one in warnings)
+
+
+@hypothesis.settings(deadline=None)
+@given(
+    steps=st.integers(1, 40),
+    ratio=st.floats(0, 0.999),
+    scheduler=st.sampled_from(["cosine", "linear", "constant", "constant_with_warmup"]),
+)
+def test_it_is_warned_of_where_transformers_never_gets_to_the_learning_rate(
+    steps: int, ratio: float, scheduler: str
+) -> None:
+    import torch
+    from transformers import TrainingArguments, get_scheduler
+
+    overrides = (f"max_steps={steps}", f"warmup_ratio={ratio}", f"lr_scheduler={scheduler}")
+    plan = make_plan(spec(*(f"training.{one}" for one in overrides)), dataset(1800), count)
+    arguments = TrainingArguments(output_dir="unused", warmup_steps=ratio, use_cpu=True)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = get_scheduler(scheduler, optimizer, arguments.get_warmup_steps(steps), steps)
+    rates = []
+    for _ in range(steps):  # as in the trainer: a step, then the next one's rate
+        rates += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert bool(plan.warnings()) == (max(rates) < 1)
+    assert any("nothing is learned" in one.what for one in plan.warnings()) == (max(rates) == 0)
+
+
 def test_tokens_are_counted_as_they_are_trained_on() -> None:
     """Lengths 100 to 109; cut at 104, two whole passes."""
     cut = spec("training.max_length=104", "data.allow_truncation=true", "training.epochs=2", "training.batch_size=1")
