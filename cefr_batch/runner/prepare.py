@@ -51,11 +51,11 @@ class Preparation:
 
 
 def read_specs(
-    levels: Sequence[str], profile: str | None, overrides: Sequence[str], diagnostics: Findings
+    levels: Sequence[str], profile: str | None, overrides: Sequence[str], findings: Findings
 ) -> list[RunSpec]:
     """The settings of each run of these levels that can be read. Reads files of this machine alone."""
-    combinations = diagnostics.get(sweep, overrides) or []
-    found = [diagnostics.get(load_specs, level, profile=profile, combinations=combinations) for level in levels]
+    combinations = findings.get(sweep, overrides) or []
+    found = [findings.get(load_specs, level, profile=profile, combinations=combinations) for level in levels]
     return [spec for specs in found for spec in specs or []]
 
 
@@ -68,40 +68,38 @@ def prepare(
     force: bool = False,
     ask_scheduler: bool = True,
     cross_evaluate: bool = False,
-    diagnostics: Findings | None = None,
+    findings: Findings | None = None,
 ) -> Preparation:
     """Check what runs with these settings need. Writes nothing to the store; on this machine only its model cache.
 
     Blocks on the cluster and the store, and for minutes where a model has to be converted first. Raises ``NotReady``
-    with every problem, those in ``diagnostics`` (of the settings) first; logs a warning for what may be wrong.
+    with every problem, those in ``findings`` (of the settings) first; logs a warning for what may be wrong.
     ``dry_run``: an unreachable cluster or store is a warning too; ``force``: so is what only seems to be wrong, such as
     what does not fit on the cluster's GPU or what the cluster would not start now. Without ``ask_scheduler`` the cluster
     is not asked.
     """
-    diagnostics = diagnostics or Findings()
-    diagnostics.get(scheduler.require_settings)
+    findings = findings or Findings()
+    findings.get(scheduler.require_settings)
     ready = settle(specs, scheduler)
     backends = dict.fromkeys(spec.backend for spec in ready)
     # Asking the cluster takes time; meanwhile examples are built and counted.
     asked = in_background(partial(scheduler.check, backends, store.url)) if ask_scheduler else None
-    counters = {model: diagnostics.get(token_counter, model) for model in dict.fromkeys(spec.model for spec in ready)}
-    prepared, memory = _planned(ready, counters, diagnostics.get(lambda: scheduler.gpu), diagnostics)
-    if cross_evaluate and not diagnostics.problems:
-        diagnostics.problems += _cross_problems(prepared, counters)
-    cluster = diagnostics.get(asked.result if asked else partial(scheduler.check_settings, backends))
-    diagnostics.add([*(cluster or []), check_store(store)], warn_only=dry_run, force=force)
+    counters = {model: findings.get(token_counter, model) for model in dict.fromkeys(spec.model for spec in ready)}
+    prepared, memory = _planned(ready, counters, findings.get(lambda: scheduler.gpu), findings)
+    if cross_evaluate and not findings.problems:
+        findings.problems += _cross_problems(prepared, counters)
+    cluster = findings.get(asked.result if asked else partial(scheduler.check_settings, backends))
+    findings.add([*(cluster or []), check_store(store)], warn_only=dry_run, force=force)
     if scheduler.scheme == "local":  # elsewhere the job says so, before it computes anything
-        diagnostics.problems += missing_trackers(
-            dict.fromkeys(name for spec in ready for name in spec.training.report_to)
-        )
-    diagnostics.problems += notice_problems(ready, scheduler, diagnostics)
+        findings.problems += missing_trackers(dict.fromkeys(name for spec in ready for name in spec.training.report_to))
+    findings.problems += notice_problems(ready, scheduler, findings)
     starting = {(spec.model, spec.lora.model_dump_json()): spec for spec in ready if spec.model.adapter}
     for spec in starting.values():
-        if check := diagnostics.get(_check_adapter, store, spec):
-            diagnostics.add([check], warn_only=dry_run)
-    diagnostics.add(memory, force=force)
-    diagnostics.raise_if_any()
-    return Preparation(prepared, scheduler, cross_evaluate, diagnostics.refused)
+        if check := findings.get(_check_adapter, store, spec):
+            findings.add([check], warn_only=dry_run)
+    findings.add(memory, force=force)
+    findings.raise_if_any()
+    return Preparation(prepared, scheduler, cross_evaluate, findings.refused)
 
 
 def settle_backends(specs: Sequence[RunSpec], scheduler: Scheduler[Any]) -> list[RunSpec]:
@@ -128,20 +126,20 @@ def _all_linear(model: ModelSpec) -> list[str]:
 
 
 def _planned(
-    specs: Sequence[RunSpec], counters: Counters, gpu: str | None, diagnostics: Findings
+    specs: Sequence[RunSpec], counters: Counters, gpu: str | None, findings: Findings
 ) -> tuple[list[Prepared], list[Check]]:
     """The runs whose data and model can be read, and whether each fits on the cluster's GPU, if that is known."""
-    read = cache(lambda data, level: diagnostics.get(load_dataset, data, level))
-    sizes = cache(lambda model: diagnostics.get(architecture, model))
+    read = cache(lambda data, level: findings.get(load_dataset, data, level))
+    sizes = cache(lambda model: findings.get(architecture, model))
     for model, modules in dict.fromkeys((spec.model, tuple(spec.lora.target_modules)) for spec in specs):
-        diagnostics.problems += diagnostics.get(check_model, model, modules) or []
+        findings.problems += findings.get(check_model, model, modules) or []
     prepared, fits = [], []
     for spec in specs:
         dataset, counter = read(spec.data, spec.level), counters[spec.model]
         if dataset and counter:
             plan = make_plan(spec, dataset, counter)
-            diagnostics.problems += [Problem(f"level {spec.level}, {one.where}", one.what) for one in plan.problems()]
-            diagnostics.warnings += [f"level {spec.level}, {one}" for one in plan.warnings()]
+            findings.problems += [Problem(f"level {spec.level}, {one.where}", one.what) for one in plan.problems()]
+            findings.warnings += [f"level {spec.level}, {one}" for one in plan.warnings()]
             if gpu:
                 fits.append(_check_memory(spec, plan, sizes(spec.model), gpu))
             prepared.append(Prepared(spec, dataset))
@@ -209,11 +207,11 @@ def _store_around(store: Store) -> Path | None:
     return None
 
 
-def notice_problems(specs: Sequence[RunSpec], scheduler: Scheduler[Any], diagnostics: Findings) -> Iterator[Problem]:
+def notice_problems(specs: Sequence[RunSpec], scheduler: Scheduler[Any], findings: Findings) -> Iterator[Problem]:
     """Why nobody would be told of these runs' ends, where somebody should."""
-    of_site = diagnostics.get(lambda: scheduler.notify)
+    of_site = findings.get(lambda: scheduler.notify)
     for variable in dict.fromkeys(one.variable for spec in specs if (one := spec.notify or of_site)):
-        if lack := diagnostics.get(scheduler.lacks_variable, variable):
+        if lack := findings.get(scheduler.lacks_variable, variable):
             yield Problem("notify", lack)
         elif scheduler.scheme == "local" and find_spec("apprise") is None:
             what = f"{sys.executable} has no apprise; pip install 'cefr-batch[notify]', or leave notify out"

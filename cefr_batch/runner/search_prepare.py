@@ -71,7 +71,7 @@ def prepare_search(
     fixed = [text for text in request.overrides if text not in searched]
     found = Findings()
     specs = found.get(load_specs, request.level, profile=request.profile, combinations=_combinations(fixed, space))
-    first, *_ = prepare(specs or [], scheduler=scheduler, store=store, force=force, diagnostics=found).runs
+    first, *_ = prepare(specs or [], scheduler=scheduler, store=store, force=force, findings=found).runs
     _check_objective(first.spec, request.objective)
     trial_data = load_validation(first.spec.data, first.spec.level, first.dataset)
     evaluation_data = Dataset((), first.dataset.eval)  # alone, so that no trial's job fetches it with its data

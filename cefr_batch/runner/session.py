@@ -147,7 +147,7 @@ class Session:
             force=force,
             ask_scheduler=ask_scheduler,
             cross_evaluate=cross_evaluate,
-            diagnostics=found,
+            findings=found,
         )
 
     def preview(self, preparation: Preparation) -> Request:
