@@ -33,22 +33,22 @@ USERS = {
 }
 
 
-def rooms() -> list[str]:
-    """The rooms from the ground up, as the documentation lists them; the package's root is below, its entry above all."""
+def layers() -> list[str]:
+    """The layers from the ground up, as the documentation lists them; the package's root is below, its entry above all."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    block = re.search(r"<!-- rooms -->\n```\n(.*?)```", text, re.DOTALL)
+    block = re.search(r"<!-- layers -->\n```\n(.*?)```", text, re.DOTALL)
     assert block
     return ["", *re.findall(r"^(\w+)  ", block[1], re.MULTILINE), "__main__"]
 
 
 def test_the_documented_rooms_are_those_of_the_package() -> None:
-    assert {PACKAGE.room(module) for module in PACKAGE.modules} == set(rooms())
+    assert {PACKAGE.layer(module) for module in PACKAGE.modules} == set(layers())
     assert len(PACKAGE.modules) > 80
     assert len(PACKAGE.own_imports()) > 300
 
 
 def test_a_room_imports_only_from_rooms_above_it_in_the_list() -> None:
-    assert upward(PACKAGE, rooms()) == []
+    assert upward(PACKAGE, layers()) == []
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_no_anonymous_mapping_crosses_a_room() -> None:
     ids=["at the top", "in a function", "started by its name", "in a registry"],
 )
 def test_a_planted_upward_import_is_found(module: str, line: str, tmp_path: Path) -> None:
-    assert len(upward(planted(tmp_path, module, line), rooms())) == 1
+    assert len(upward(planted(tmp_path, module, line), layers())) == 1
 
 
 @pytest.mark.slow
@@ -126,19 +126,19 @@ def test_a_library_is_imported_where_it_belongs_and_nowhere_else(libraries: str)
     names, allowed = set(libraries.split()), USERS[libraries]
     users = {found.module for found in PACKAGE.imports() if found.imported.partition(".")[0] in names}
     assert users
-    others = {user for user in users if not any(f"{user}.".startswith(f"cefr_batch.{room}.") for room in allowed)}
+    others = {user for user in users if not any(f"{user}.".startswith(f"cefr_batch.{layer}.") for layer in allowed)}
     assert others == set()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", ["store", "schedulers"])
-def test_no_backend_imports_another_and_only_its_registry_names_it(room: str) -> None:
-    backends = {"store": {"local", "s3"}, "schedulers": {"local", "slurm", "k8s"}}[room]
+@pytest.mark.parametrize("layer", ["store", "schedulers"])
+def test_no_backend_imports_another_and_only_its_registry_names_it(layer: str) -> None:
+    backends = {"store": {"local", "s3"}, "schedulers": {"local", "slurm", "k8s"}}[layer]
     for backend in backends:
-        name = f"cefr_batch.{room}.{backend}"
+        name = f"cefr_batch.{layer}.{backend}"
         users = {one.module for one in PACKAGE.own_imports() if f"{one.imported}.".startswith(f"{name}.")}
         users = {user for user in users if not f"{user}.".startswith((f"{name}.", f"{name}_"))}
-        assert users <= {f"cefr_batch.{room}"}, f"{users} import a backend of {room}"
+        assert users <= {f"cefr_batch.{layer}"}, f"{users} import a backend of {layer}"
         assert any(f"{module}.".startswith(f"{name}.") for module in PACKAGE.modules)
 
 

@@ -30,7 +30,7 @@ PACKAGE = ROOT / "cefr_batch"
 # Parts of another requirement, which brings them by contract; and a module's requirement that need not be installed here.
 PART_OF = {"botocore": "boto3", "pydantic-core": "pydantic", "llama-cpp": "llama-cpp-python"}
 _OF_TRAINING = {"torch", "unsloth"}  # whose build depends on the machine, so that the extra of a job has neither
-# The extra whose packages a room, or a part of one, may import besides those of the bare installation.
+# The extra whose packages a layer, or a part of one, may import besides those of the bare installation.
 EXTRA_OF = {
     "bench": "train",
     "data.spreadsheet": "xlsx",

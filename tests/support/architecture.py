@@ -1,6 +1,6 @@
 """What the modules of a package import, and what is wrong with it: read from the source, nothing is imported.
 
-An import counts wherever it stands: at the top, in a function, or as a module's name in a string (``"package.room.module"``,
+An import counts wherever it stands: at the top, in a function, or as a module's name in a string (``"package.layer.module"``,
 as in a registry or after ``python -m``). Those under ``if TYPE_CHECKING`` count too: a type is a dependency.
 """
 
@@ -38,7 +38,7 @@ class Package:
             modules[".".join(part for part in parts if part != "__init__")] = path
         return cls(folder, modules)
 
-    def room(self, module: str) -> str:
+    def layer(self, module: str) -> str:
         """The part of the package that a module belongs to: ``cefr_batch.store.s3`` → ``store``; of the root its name."""
         return module.partition(".")[2].partition(".")[0]
 
@@ -95,13 +95,13 @@ def anonymous_mappings(package: Package) -> list[str]:
     return sorted(found)
 
 
-def upward(package: Package, rooms: Sequence[str]) -> list[str]:
-    """Imports of a room that stands below the importing one in the list."""
-    level = {name: number for number, name in enumerate(rooms)}
+def upward(package: Package, layers: Sequence[str]) -> list[str]:
+    """Imports of a layer that stands below the importing one in the list."""
+    level = {name: number for number, name in enumerate(layers)}
     return sorted(
         f"{found.module} imports {found.imported}"
         for found in package.own_imports()
-        if level.get(package.room(found.imported), -1) > level[package.room(found.module)]
+        if level.get(package.layer(found.imported), -1) > level[package.layer(found.module)]
     )
 
 
