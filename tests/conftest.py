@@ -16,6 +16,8 @@ from cefr_batch.job.environment import without_process_group
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+pytest.register_assert_rewrite("support.goldens")  # so that a failure shows the difference
+
 pytest_plugins = [
     "support.chromium_fixtures",
     "support.image_fixtures",

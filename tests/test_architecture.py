@@ -41,13 +41,13 @@ def layers() -> list[str]:
     return ["", *re.findall(r"^(\w+)  ", block[1], re.MULTILINE), "__main__"]
 
 
-def test_the_documented_rooms_are_those_of_the_package() -> None:
+def test_the_documented_layers_are_those_of_the_package() -> None:
     assert {PACKAGE.layer(module) for module in PACKAGE.modules} == set(layers())
     assert len(PACKAGE.modules) > 80
     assert len(PACKAGE.own_imports()) > 300
 
 
-def test_a_room_imports_only_from_rooms_above_it_in_the_list() -> None:
+def test_a_layer_imports_only_from_layers_above_it_in_the_list() -> None:
     assert upward(PACKAGE, layers()) == []
 
 
@@ -79,7 +79,7 @@ UNTYPED = {
 }
 
 
-def test_no_anonymous_mapping_crosses_a_room() -> None:
+def test_no_anonymous_mapping_crosses_a_layer() -> None:
     """Figures travel as the records that are stored; what is listed above is all that does not."""
     methods_of_libraries = {"fence", "code_block", "blockquote_open", "text", "link_open"}  # of markdown-it's renderer
     found = [one for one in anonymous_mappings(PACKAGE) if one.rpartition(".")[2] not in methods_of_libraries]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from cefr_batch.config.layers import Layers, reason, settings_files, settings_folders
 from cefr_batch.config.schema import PATTERNS, STARTERS, Level, RunSpec
@@ -96,6 +96,15 @@ def recorded_spec(settings: Mapping[str, object], where: str) -> RunSpec:
     if broken := [Problem(where, rule) for rule in spec.broken_rules()]:
         raise SpecError(broken)
     return spec
+
+
+def comparable(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Recorded settings as this version would record them, so that runs of several versions can be compared: a setting that
+    came later has the value that stood for it before. Settings that are no valid spec now stay as they are."""
+    try:
+        return RunSpec.model_validate(settings).model_dump(mode="json")
+    except ValidationError:
+        return settings
 
 
 def spec_files(level: str, profile: str | None) -> list[Path]:

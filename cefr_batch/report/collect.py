@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from pydantic import JsonValue, ValidationError
 
+from cefr_batch.config.load import comparable
 from cefr_batch.config.schema import Level, ReferenceSpec
 from cefr_batch.data.examples import from_list_format, sha256_of
 from cefr_batch.errors import NotFound, StoreError, Unavailable
@@ -236,9 +237,12 @@ def _order(entry: Entry) -> tuple[int, str, int, str]:
     return place, entry.level, layout.run_version(run), run
 
 
+_AFTER_TRAINING = ("reference", "generation", "export", "notify")  # parts of a spec that do not change what is learned
+
+
 @dataclass(frozen=True)
 class _Known:
-    """A run of the store. ``settings``: its spec apart from the seed and what does not change a run."""
+    """A run of the store. ``settings``: its spec apart from the seed and what does not change what is learned."""
 
     run: str
     level: str
@@ -264,7 +268,7 @@ def _describe(store: Store, run: str) -> _Known:
         record = _read(store, run, layout.SPEC, SpecRecord)
     except Unreadable:
         return _Known(run, level or "unknown", "", settings=run)
-    spec = {key: value for key, value in record.spec.items() if key not in ("reference", "generation")}
+    spec = {key: value for key, value in comparable(record.spec).items() if key not in _AFTER_TRAINING}
     training = spec.get("training")
     if isinstance(training, dict):
         spec["training"] = {key: value for key, value in training.items() if key != "seed"}

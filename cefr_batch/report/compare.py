@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal
 
+from cefr_batch.config.load import comparable
 from cefr_batch.evaluation.bootstrap import Interval
 from cefr_batch.evaluation.statistics import LossPart, Resampled, Spread, Sums
 from cefr_batch.i18n.language import N_, NONE, Language
@@ -236,7 +237,7 @@ def shown(measure: Measure, value: Spread | None, t: Language) -> str:
 
 def _differing(results: Sequence[Result]) -> dict[str, tuple[Any, ...]]:
     """Settings that are not the same in all of these runs, apart from the level, where its data is, and the seed."""
-    specs = [dict(flat(result.spec)) for result in results]
+    specs = [dict(flat(comparable(result.spec))) for result in results]
     keys = dict.fromkeys(key for spec in specs for key in spec)
     own = ("level", "data.source", "data.train", "data.eval", "training.seed")
     found = {

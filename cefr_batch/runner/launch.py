@@ -129,7 +129,9 @@ def _warn_of_repeats(store: Store, claimed: Mapping[str, Prepared]) -> None:
 
 
 def _repeats(store: Store, run: str, one: Prepared, old: SpecRecord) -> bool:
-    if (old.spec, old.dataset) != (one.spec.model_dump(mode="json"), one.dataset.sha256):
+    from cefr_batch.config.load import comparable
+
+    if (comparable(old.spec), old.dataset) != (one.spec.model_dump(mode="json"), one.dataset.sha256):
         return False
     return not one.spec.model.adapter or old.adapter == _record(store, run).adapter
 

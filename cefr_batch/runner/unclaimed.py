@@ -46,8 +46,9 @@ def render_unclaimed(
 
 def unclaimed_name(spec: RunSpec) -> str:
     """A run's name that follows from its settings alone, as in ``llama1b-3f9a21-b1-unsloth-v1``: nobody is asked which
-    names are free."""
-    digest = hashlib.sha256(_as_json(spec).encode()).hexdigest()[:6]
+    names are free. A setting that a later version adds, and that is as it was before, does not change the name."""
+    settings = json.dumps(spec.model_dump(mode="json", exclude_defaults=True), indent=1)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
     return f"{spec.alias}-{digest}-{spec.run_family.removeprefix(f'{spec.alias}-')}-v1"
 
 

@@ -18,8 +18,10 @@ import yaml
 from clusters.s3 import Server
 
 from cefr_batch.config.load import load_spec, recorded_spec
+from cefr_batch.config.schema import RunSpec
 from cefr_batch.job import supervisor as entry
 from cefr_batch.records import layout
+from cefr_batch.runner.unclaimed import unclaimed_name
 from cefr_batch.schedulers.base import JobGroup, JobSpec
 from cefr_batch.schedulers.k8s.manifest import render
 from cefr_batch.schedulers.k8s.site import load_site
@@ -297,3 +299,17 @@ def test_settings_that_are_none_end_a_job_for_good(cefr_batch: Run, jobs: list[s
     result = cefr_batch("run-job", "tiny-b1-peft-v1", "--settings", "{}", "--settings", "{}")
     assert "--settings is given 2 times for 1 runs" in result.err
     assert jobs == []
+
+
+class LaterSpec(RunSpec):
+    """As a later version may have it: with one setting more."""
+
+    added: int = 3
+
+
+def test_a_setting_that_a_later_version_adds_keeps_the_names_that_render_gives() -> None:
+    spec = load_spec("B1")
+    settings = spec.with_backend("peft").model_dump(mode="json")
+    name = unclaimed_name(RunSpec.model_validate(settings))
+    assert unclaimed_name(LaterSpec.model_validate(settings)) == name
+    assert unclaimed_name(LaterSpec.model_validate({**settings, "added": 4})) != name

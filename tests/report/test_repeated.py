@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support.report_stores import A1, B1, add_complete, add_examples, add_unfinished, report_markdown, three_levels
 
+from cefr_batch.config.load import load_spec
 from cefr_batch.report.as_json import report_json
 from cefr_batch.report.collect import Entry, collect
 from cefr_batch.report.compare import compare
@@ -77,6 +78,18 @@ def test_a_published_figure_makes_no_other_run(tmp_path: Path) -> None:
     add_complete(store, run(4), "B1", B1, at=LATEST, training__seed=4, reference=reference)
     (entry,) = collect(store).entries
     assert len(entry.results) == 4
+
+
+def test_settings_that_an_earlier_version_did_not_know_make_no_other_run(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    earlier = load_spec("B1").model_dump(mode="json", exclude_defaults=True)  # what came later has a default
+    assert "loss_on" not in earlier["training"]
+    later = load_spec("B1", overrides=["training.seed=2"]).model_dump(mode="json")
+    other_level = "llama1b-a1-unsloth-v1"
+    for name, level, settings in ((run(1), "B1", earlier), (run(2), "B1", later), (other_level, "A1", later)):
+        add_complete(store, name, level, B1, at=LATER, **{key: settings[key] for key in settings if key != "level"})
+    assert [results(entry) for entry in collect(store).entries] == [[other_level], [run(2), run(1)]]
+    assert compare(collect(store, runs=[other_level, run(1)])).differing == {}
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """What the modules of a package import, and what is wrong with it: read from the source, nothing is imported.
 
-An import counts wherever it stands: at the top, in a function, or as a module's name in a string (``"package.layer.module"``,
-as in a registry or after ``python -m``). Those under ``if TYPE_CHECKING`` count too: a type is a dependency.
+An import counts wherever it stands: at the top, in a function, or as a module's name in a string, as in a registry or after
+``python -m`` (``"package.layer.module"``). Those under ``if TYPE_CHECKING`` count too: a type is a dependency.
 """
 
 from __future__ import annotations
