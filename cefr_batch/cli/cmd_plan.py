@@ -72,8 +72,8 @@ def command(
             click.echo(f"{len(plans)} runs in all; {first}.")
     for one in plans:
         for warning in one.plan.warnings():
-            click.echo(f"warning: level {one.spec.level}: {warning}", err=True)
-    problems = [Problem(f"level {one.spec.level}: {p.where}", p.what) for one in plans for p in one.problems()]
+            click.echo(f"warning: level {one.spec.level}, {warning}", err=True)
+    problems = [Problem(f"level {one.spec.level}, {p.where}", p.what) for one in plans for p in one.problems()]
     if problems:
         raise DataError(problems)
 

@@ -21,12 +21,11 @@ from cefr_batch.records.document import SCHEMA, read_file
 from cefr_batch.records.report import ReportedLevel, ReportRecord
 from cefr_batch.report.as_json import report_json
 from cefr_batch.report.collect import Entry, Report, Unreadable, assembled, read_result
-from cefr_batch.store.base import Store
+from cefr_batch.store.base import READERS, Store
 from cefr_batch.store.transfer import TransferItem
 from cefr_batch.store.views import PinnedStore
 
 CLOSE = 1e-9  # relative: another processor or library may round the last digits otherwise
-_READERS = 16
 _LONGEST = 80  # letters of a value in a message
 _OF_THE_MOMENT = {"newest_run", "state", "reason", "runs_without_figures"}  # of a level
 _OF_THE_FILE = {SCHEMA, "made_by", "made_from", "store"}
@@ -116,7 +115,7 @@ def _wrong_objects(store: PinnedStore, items: Sequence[TransferItem]) -> Iterato
             return str(exc)
         return ""
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         yield from filter(None, pool.map(problem, items))
 
 

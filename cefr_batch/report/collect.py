@@ -36,7 +36,7 @@ from cefr_batch.runner.evaluations import stored_evaluations
 from cefr_batch.runner.exports import stored_exports
 from cefr_batch.runner.status import RunState, run_states
 from cefr_batch.schedulers.base import State
-from cefr_batch.store import Store
+from cefr_batch.store.base import READERS, Store
 from cefr_batch.store.manifest import of_manifest
 from cefr_batch.store.transfer import TransferItem
 from cefr_batch.store.views import RecordingStore
@@ -44,7 +44,6 @@ from cefr_batch.store.views import RecordingStore
 log = logging.getLogger(__name__)
 
 MISSING = "MISSING"  # the state of a level that has no run
-_READERS = 16  # runs are read at the same time: a store may be far away
 
 R = TypeVar("R", bound=StoredRecord)
 
@@ -257,7 +256,7 @@ def _known_runs(store: Store, runs: Sequence[str], levels: Sequence[str]) -> lis
     names = [name for name in found if name in runs or not layout.study_of(name)]
     if runs or levels:
         names = [n for n in names if n in runs or layout.run_level(n) in (*levels, None)]
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         known = list(pool.map(lambda name: _describe(store, name), names))
     return sorted(known, key=lambda k: (k.submitted_at, layout.run_version(k.run), k.run), reverse=True)
 

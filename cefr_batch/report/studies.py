@@ -12,9 +12,7 @@ from cefr_batch.records.evaluations import EvaluatedModel, SetEvaluation
 from cefr_batch.records.study import StudyRecord
 from cefr_batch.runner.evaluations import read_evaluations
 from cefr_batch.runner.study import StudyReader, StudyState, all_studies, objective_value, stored_study
-from cefr_batch.store import Store
-
-_READERS = 16
+from cefr_batch.store.base import READERS, Store
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class ReportedStudy:
 def studies_of(store: Store, levels: Collection[str]) -> tuple[tuple[ReportedStudy, ...], tuple[str, ...]]:
     """The studies of these levels, newest first, and why others cannot be read. Raises ``Unavailable``."""
     names = all_studies(store)
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda name: _read(store, name, levels), names))
     studies = [one for one in found if isinstance(one, ReportedStudy)]
     studies.sort(key=lambda one: (one.record.created_at, one.record.study), reverse=True)

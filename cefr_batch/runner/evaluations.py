@@ -16,7 +16,6 @@ from cefr_batch.records.evaluations import EvaluationRequest, EvaluationTask, Se
 from cefr_batch.records.status import Status
 from cefr_batch.records.submission import Submission
 from cefr_batch.runner.status import (
-    READERS,
     Facts,
     RunState,
     joined,
@@ -27,7 +26,7 @@ from cefr_batch.runner.status import (
 from cefr_batch.runner.submission import job_of, read_submission
 from cefr_batch.schedulers import Scheduler, get_scheduler
 from cefr_batch.schedulers.base import Job, Observation, State
-from cefr_batch.store.base import Store
+from cefr_batch.store.base import READERS, Store
 
 
 def stored_evaluations(store: Store, run: str) -> list[str]:

@@ -11,11 +11,10 @@ from functools import partial
 from cefr_batch.errors import NotFound, StoreError, UsageError
 from cefr_batch.records import layout
 from cefr_batch.records.spec import SpecRecord
-from cefr_batch.store.base import Store
+from cefr_batch.store.base import READERS, Store
 
 EVERY_LEVEL = "all"
 _Newest = Callable[[Store, str, Sequence[str]], str]
-_READERS = 16  # records are read in parallel: a store may be far away
 _LISTED = 20  # run names in an error message
 
 
@@ -147,7 +146,7 @@ def _newest_first(store: Store, level: str, known: Sequence[str]) -> list[str]:
     of_level = [run for run in known if layout.run_level(run) == level]
     if not of_level:
         raise NotFound(f"no run of level {level} in {store.url}. {_listing(store, known)}")
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         claimed = dict(zip(of_level, pool.map(partial(claimed_at, store), of_level), strict=True))
     return sorted(of_level, key=lambda run: (claimed[run], layout.run_version(run)), reverse=True)
 

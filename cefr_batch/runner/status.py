@@ -20,10 +20,9 @@ from cefr_batch.records.timestamps import age_seconds
 from cefr_batch.runner.submission import job_of, read_submission
 from cefr_batch.schedulers import Scheduler, get_scheduler
 from cefr_batch.schedulers.base import Job, Observation, State
-from cefr_batch.store.base import Store
+from cefr_batch.store.base import READERS, Store
 
 HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
-READERS = 16  # runs are read at the same time: a store may be far away
 _ASKED_TO_STOP = "asked to stop"
 # How a run goes on that submit did not start.
 START_AGAIN = (

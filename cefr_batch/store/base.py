@@ -15,6 +15,8 @@ from cefr_batch.errors import StoreError
 from cefr_batch.files import json_bytes
 from cefr_batch.records.document import R, StoredRecord, dump, parse
 
+READERS = 16  # documents that commands read at the same time: a store may be far away
+
 
 @dataclass(frozen=True)
 class ObjectInfo:

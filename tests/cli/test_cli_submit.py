@@ -331,7 +331,7 @@ def test_a_warm_up_of_all_steps_is_a_warning_of_submit_and_of_plan(cefr_batch: R
     submitted, planned = cefr_batch("submit", *one_step, "--dry-run"), cefr_batch("plan", *one_step)
     assert (submitted.code, planned.code) == (0, 0)
     assert submitted.err.startswith("warning: level A1, training.warmup_ratio: training has one step, and the warm-up ")
-    assert planned.err.startswith("warning: level A1: training.warmup_ratio: training has one step, and the warm-up ")
+    assert planned.err.startswith("warning: level A1, training.warmup_ratio: training has one step, and the warm-up ")
 
 
 def test_plan_takes_the_clusters_gpu_and_price(

@@ -128,7 +128,7 @@ def test_json_is_one_document_and_nothing_else(tiny_model: Path, capsys: pytest.
     assert plan["evaluations"][0]["step"] == 50
     assert plan["leakage"]["sentences_percent"] == 0
     (problem,) = plan["problems"]
-    assert err == f"error: level A1: {problem}\n"
+    assert err == f"error: level A1, {problem}\n"
     assert f"raise training.max_length to {plan['longest_tokens']}" in problem
 
 
@@ -198,13 +198,13 @@ def test_what_does_not_fit_is_a_problem(tiny_model: Path, capsys: pytest.Capture
     words = [word for one in settings for word in ("--set", one)]
     assert main(["plan", "--level", "B1", *words, "--gpu", "l4"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: level B1: memory: training needs about ")
+    assert err.startswith("error: level B1, memory: training needs about ")
     assert "it fits with training.batch_size=" in err
     assert main(["plan", "--level", "B1", *words, "--gpu", "l4", "--json"]) == 1
     out, err = capsys.readouterr()
     (plan,) = json.loads(out)["plans"]
     (problem,) = plan["problems"]
-    assert err == f"error: level B1: {problem}\n"
+    assert err == f"error: level B1, {problem}\n"
     assert main(["plan", "--level", "B1", "--gpu", "gtx480"]) == 2
     assert main(["plan", "--level", "B1", "--price-per-hour", "1"]) == 2
 
