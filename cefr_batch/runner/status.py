@@ -26,7 +26,8 @@ HEARTBEAT_LOST_SECONDS = 60.0  # a job writes its status every two seconds
 _ASKED_TO_STOP = "asked to stop"
 # How a run goes on that submit did not start.
 START_AGAIN = (
-    "start its job again where it ran (on Kubernetes: delete its Job and, once its pod has ended, apply its manifest)"
+    "start its job again where it ran (on Kubernetes: delete its Job if it is still there and, once its pod has ended, "
+    "apply its manifest)"
 )
 
 

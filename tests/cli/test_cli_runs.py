@@ -56,6 +56,11 @@ def test_a_run_that_does_not_exist_is_an_error_that_names_close_ones(
     assert (result.code, result.out) == (1, "")
     assert f"Did you mean {run}?" in result.err
     assert "Traceback" not in result.err
+    rendered = cefr_batch(command, "smollm2-749f6b-b1-peft-v1").err
+    assert (
+        "If `render` gave this name, its job has not begun: `kubectl get pods` shows whether its pod waits." in rendered
+    )
+    assert run not in rendered
 
 
 def test_a_search_s_name_stands_for_its_trials_where_that_makes_sense(cefr_batch: Run, store: LocalStore) -> None:

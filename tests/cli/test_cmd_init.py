@@ -98,11 +98,14 @@ def test_a_host_is_for_slurm_alone(words: tuple[str, ...], said: str, cefr_batch
     assert contents(here) == {}
 
 
-def test_a_site_file_can_be_all_that_is_written(cefr_batch: Run, here: Path) -> None:
+def test_a_site_file_can_be_all_that_is_written(cefr_batch: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CEFR_BATCH_STORE", raising=False)
     out = cefr_batch("init", "--k8s").out
     assert list(contents(here)) == ["k8s/mysite.yaml"]
     assert "  cefr-batch doctor --cluster k8s/mysite --store s3://BUCKET/PREFIX\n" in out
     assert "config show" not in out
+    monkeypatch.setenv("CEFR_BATCH_STORE", "s3://mine/cefr")
+    assert "  cefr-batch doctor --cluster k8s/mysite\n" in cefr_batch("init", "again", "--k8s").out
 
 
 def test_files_that_are_there_are_all_named_and_nothing_is_written(cefr_batch: Run, here: Path) -> None:

@@ -39,16 +39,19 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aws: None) -> Iterator[
         yield found
 
 
+IMAGE = "r.example.org/cefr-batch:{version}-cuda"
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., KubernetesScheduler]:
-    """A scheduler with the default site, but for what is given."""
+    """A scheduler with the default site, but for its image and what is given."""
     folder = tmp_path / "sites"
     folder.mkdir()
     monkeypatch.setenv("CEFR_BATCH_K8S", str(folder))
     (folder / "default.yaml").write_bytes((SITES / "default.yaml").read_bytes())
 
     def make(**more: object) -> KubernetesScheduler:
-        (folder / "here.yaml").write_text(json.dumps({"extends": "default", **more}))
+        (folder / "here.yaml").write_text(json.dumps({"extends": "default", "image": IMAGE, **more}))
         return KubernetesScheduler("here")
 
     return make
@@ -427,6 +430,14 @@ def test_a_job_without_a_gpu_that_still_wants_gpu_nodes_is_a_warning(
     assert not [one for one in checks(site(gpus=0, node_affinity=[])) if one.what == "nodes"]
 
 
+def test_an_image_without_a_registry_is_a_warning(api: Api, site: Callable[..., KubernetesScheduler]) -> None:
+    (told,) = failing(site(image="cefr-batch:{version}-cuda"))
+    assert told.startswith("maybe k8s/here.yaml: image: cefr-batch:")
+    assert "names no registry, so nodes that do not have it yet cannot pull it; push the image to a registry" in told
+    assert failing(site(image="cefr-batch:{version}-cuda", image_pull_policy="Never")) == []
+    assert failing(site(image="my-team/cefr-batch:{version}-cuda")) == []
+
+
 def test_everything_that_is_wrong_is_named_at_once(api: Api, site: Callable[..., KubernetesScheduler]) -> None:
     api.forbidden = {"create jobs", "get pods/log"}
     scheduler = site(
@@ -686,7 +697,7 @@ def test_unsloth_where_the_image_lacks_it_is_told_before_pods_find_out(
     (told,) = of_backend(gpus=0)
     assert told.warning, "Unsloth trains on the CPU, too, where it is installed"
     assert told.problem.startswith(
-        "k8s/here.yaml: image: jobs get no GPU and would train with Unsloth, which cefr-batch:"
+        "k8s/here.yaml: image: jobs get no GPU and would train with Unsloth, which r.example.org/cefr-batch:"
     )
     assert of_backend("peft", gpus=0) == []
     assert of_backend() == []

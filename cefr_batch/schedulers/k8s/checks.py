@@ -76,6 +76,7 @@ class _SiteChecks:
             *self.named_objects(),
             *self.queue(),
             *self.nodes(),
+            *self.image(),
         ]
         if "create jobs" not in denied:
             found += [*self.jobs_accepted(jobs), self.pod_accepted(jobs[0])]
@@ -204,6 +205,19 @@ class _SiteChecks:
                 "nodes",
                 f"{self.site_file}: gpus is 0, but jobs are still limited to nodes with {', '.join(left)}; for nodes "
                 "without GPUs set `node_affinity: []`",
+                warning=True,
+            )
+
+    def image(self) -> Iterator[Check]:
+        """Whether the image has no registry in its name: nodes look for such a one on Docker Hub, where ours is not."""
+        image = self.site.image
+        if "/" not in image and self.site.image_pull_policy != "Never":
+            problem = (
+                f"{self.site_file}: image: {image} names no registry, so nodes that do not have it yet cannot pull it"
+            )
+            yield Check(
+                "image",
+                f"{problem}; push the image to a registry, and name it as in registry.example.org/{image}",
                 warning=True,
             )
 
