@@ -278,10 +278,11 @@ def build(
     """Build examples in list format from sentence pairs.
 
     SOURCE is a .csv, .tsv, .xlsx, .jsonl or .json file, or starter (starter-v1: as in version 0.1.0). What is not given is
-    taken from the level's job file.
+    taken from the level's job file: --columns and --sheet only if SOURCE is that file's own data.
     """
     from cefr_batch.config.load import load_spec
     from cefr_batch.data import load_dataset
+    from cefr_batch.data.dataset import layout_of
     from cefr_batch.data.io import TableLayout
     from cefr_batch.data.stats import contents_of
     from cefr_batch.files import aside
@@ -290,6 +291,9 @@ def build(
     targets = [out / layout.TRAIN_FILE, out / layout.EVAL_FILE]
     _refuse_existing(targets, force)
     table_layout = TableLayout.parse(columns, sheet)
+    own = load_spec(level).data
+    if own.source and not (columns or sheet) and Path(own.source).resolve() == Path(source).resolve():
+        table_layout = layout_of(own)
     given = {**settings, "columns": dict(table_layout.columns) or None, "sheet": table_layout.sheet}
     chosen = {"source": source, **{name: value for name, value in given.items() if value is not None}}
     spec = load_spec(level, overrides=[f"data.{name}={json.dumps(value)}" for name, value in chosen.items()])

@@ -90,9 +90,13 @@ def why_fewer(form: Form, runs: Sequence[Generated], items: int) -> list[str]:
     if answers := max((_answers_for(run, words) for run in short), default=0):
         limit = max((run.limit for run in short if run.cut), default=0)
         longer = f" --set generation.max_new_tokens={2 * limit}" if limit else ""
-        reasons.append(f"for more, submit the level again with --set generation.examples={answers}{longer}")
-        more = "raise evaluation.max_examples too, and data.examples"
+        enough = f"--set generation.examples={answers} --set evaluation.max_examples={answers}{longer}"
+        reasons.append(f"for more, submit the level again with {enough}")
+        more = "raise data.examples, too (data.eval_fraction of them are for evaluation, 10 % by default)"
         reasons.append(f"if `cefr-batch plan` with these settings shows fewer answers than {answers}, {more}")
+    if single := sum(" " not in item.sentence.strip() for item in form.items):
+        why = "an untrained model often writes no more, and people can say little of it"
+        reasons.append(f"{single} of these {len(form.items)} sentences are a single word: {why}")
     return reasons
 
 

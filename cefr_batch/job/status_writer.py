@@ -33,7 +33,8 @@ class StatusWriter:
     ) -> None:
         self._store, self._run, self._attempt, self._work = store, run, attempt, work
         self._done, self._name = done, name
-        self._losses: dict[str, float] = {}  # the last of training, which later stages show too
+        # The last of training, which later stages and attempts show too.
+        self._losses = {part: value for part, value in self._before().items() if value is not None}
         self.stage = stage
 
     def write(
@@ -70,6 +71,13 @@ class StatusWriter:
         )
         said = {name: True for name, value in (("stopping", stopping), ("paused", paused)) if value}
         self._store.put_record(layout.run_key(self._run, self._name), status.model_copy(update=said))
+
+    def _before(self) -> dict[str, float | None]:
+        try:
+            status = self._store.get_record(layout.run_key(self._run, self._name), Status)
+        except StoreError:
+            return {}
+        return {"epoch": status.epoch, "loss": status.loss, "eval_loss": status.eval_loss}
 
     def _progress(self) -> Progress | None:
         try:

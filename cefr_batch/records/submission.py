@@ -10,7 +10,8 @@ from cefr_batch.records.timestamps import Timestamp, parse_time
 class Submission(StoredRecord):
     """The newest job of a run. ``cluster`` is a scheduler with its site (``slurm/NAME``), ``handle`` the scheduler's
     name for the job. ``attempts_before``: the newest attempt of the jobs before it, 0 for the first job; None: written
-    by version 0.1.0, which compared clocks.
+    by version 0.1.0, which compared clocks. ``report``: the address of the report that a job of the cluster writes once the
+    runs that were first submitted together have ended.
     """
 
     run: str
@@ -20,6 +21,7 @@ class Submission(StoredRecord):
     submitted_by: str
     cancelled_at: str | None = None
     attempts_before: Count | None = None
+    report: str | None = None
 
     def wrote(self, status: Status) -> bool:
         """Whether this job, and none before it, wrote the status. The clocks of its machine and the submitter's may differ,

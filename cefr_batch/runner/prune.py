@@ -111,7 +111,11 @@ def _why_not(state: RunState, rules: PruneRules) -> str:
         return f"{state.run} is {state.state}, and --checkpoints is for complete runs: others resume from their checkpoints"
     if state.settled or (rules.force and state.state is State.UNKNOWN):
         return ""
-    remedy = "--force removes it anyway" if state.state is State.UNKNOWN else f"cefr-batch cancel {state.run} stops it"
+    if state.stopping:
+        remedy = "wait until `cefr-batch status` shows it as CANCELLED"
+    else:
+        unknown = state.state is State.UNKNOWN
+        remedy = "--force removes it anyway" if unknown else f"cefr-batch cancel {state.run} stops it"
     return f"{state.run} is {state.state}{f' ({state.reason})' if state.reason else ''}; {remedy}"
 
 

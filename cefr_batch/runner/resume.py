@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,6 +18,8 @@ from cefr_batch.runner.submission import forget_cancel, job_of, read_spec, read_
 from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler, get_scheduler
 from cefr_batch.schedulers.base import State
 from cefr_batch.store.base import Store
+
+log = logging.getLogger(__name__)
 
 
 def resume_runs(
@@ -47,6 +51,7 @@ def resume_runs(
     for one, its in by_scheduler.items():
         _check(store, one, its, force, found)
     found.raise_if_any()
+    reports = _reports_without(store, schedulers)
     if force:
         _release(store, schedulers)
     forget_cancel(store, schedulers)
@@ -56,7 +61,20 @@ def resume_runs(
     submissions: list[Submission] = []
     for one, its in by_scheduler.items():
         submissions += start(store, one, JobGroup(tuple(_job_spec(store, run) for run in its)))
+    for address, its in reports.items():
+        text = "the report in %s does not wait for %s; then `cefr-batch report --out %s` makes it again"
+        log.warning(text, address, " and ".join(its), shlex.quote(address))
     return submissions
+
+
+def _reports_without(store: Store, runs: Iterable[str]) -> dict[str, list[str]]:
+    """The reports that the cluster makes of runs as they were submitted, and which of these runs each lacks."""
+    reports: dict[str, list[str]] = {}
+    for run in runs:
+        submission = read_submission(store, run)
+        if submission and submission.report:
+            reports.setdefault(submission.report, []).append(run)
+    return reports
 
 
 def _release(store: Store, schedulers: Mapping[str, Scheduler[Any]]) -> None:

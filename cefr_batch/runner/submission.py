@@ -165,6 +165,7 @@ def start_with_report(
             f"running; look there ({scheduler.by_hand}). When none of them is there any more, {_afterwards(scheduler, runs)}"
         ) from exc
     user = _user()
+    report = group.report_url if len(handles) > len(runs) else None
     submissions = [
         Submission(
             run=run,
@@ -174,6 +175,7 @@ def start_with_report(
             submitted_by=user,
             cancelled_at=None,
             attempts_before=before,
+            report=report,
         )
         for run, before, handle in zip(
             runs, attempts, handles, strict=False
@@ -192,7 +194,7 @@ def start_with_report(
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-    return submissions, len(handles) > len(submissions)
+    return submissions, report is not None
 
 
 def _stop(store: Store, scheduler: Scheduler[Any], jobs: Sequence[Job], why: BaseException) -> None:

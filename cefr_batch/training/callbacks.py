@@ -155,7 +155,7 @@ class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
             step=state.global_step,
             steps=state.max_steps,
             epoch=state.epoch,
-            loss=next((row["loss"] for row in reversed(history) if "loss" in row), None),
+            loss=latest_loss(history, self._spec.training.logging_steps),
             eval_loss=next((row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None),
             eta_seconds=round(rate * left, 1) if left and rate is not None else None,
         )
@@ -182,6 +182,18 @@ def _require_finite(row: Mapping[str, Any]) -> None:
                 f"training diverged at step {row['step']} ({key} is {float(row[key])}); lower training.learning_rate and "
                 "submit again"
             )
+
+
+def latest_loss(history: Sequence[Mapping[str, Any]], logging_steps: int) -> float | None:
+    """The mean loss of the steps since the log's last entry before the newest step, as ``fold_log`` will have it: the last
+    one is the run's final loss. None before the first step."""
+    window: list[float] = []
+    for row in reversed(history):
+        if "loss" in row and window and row["step"] % logging_steps == 0:
+            break
+        if "loss" in row:
+            window.append(row["loss"])
+    return sum(window) / len(window) if window else None
 
 
 def fold_log(history: Sequence[Mapping[str, Any]], logging_steps: int, last_step: int) -> list[LogEntry]:

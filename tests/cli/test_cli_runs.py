@@ -271,7 +271,15 @@ def test_cancel_then_resume_then_finish(cefr_batch: Run, claimed: Claimed, store
     until(has_state(store, run, "CANCELLED"))
     assert f"{run}: nothing to stop, it is CANCELLED" in cefr_batch("cancel", "--level", "A1").out
     first = read_submission(store, run)
-    assert cefr_batch("resume", "--level", "A1").code == 0
+    together = f"{store.url}/reports/{run}"
+    record = store.get_json(layout.run_key(run, layout.SUBMISSION))
+    store.put_json(layout.run_key(run, layout.SUBMISSION), {**record, "report": together})  # as SLURM and Kubernetes do
+    resumed = cefr_batch("resume", "--level", "A1")
+    again = f"`cefr-batch report --out {together}` makes it again"
+    assert (resumed.code, resumed.err) == (
+        0,
+        f"warning: the report in {together} does not wait for {run}; then {again}\n",
+    )
     until(lambda: started(folder) == [run, run])
     second = read_submission(store, run)
     assert first

@@ -169,6 +169,22 @@ def test_build_takes_its_settings_from_the_command_line(tmp_path: Path, capsys: 
     assert "and 0.0 % of the evaluation words occur in it" in out[3]
 
 
+def test_build_of_a_levels_own_file_knows_its_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"kelime{n};This is kelime{n}.\n" for n in range(20))
+    for name in ("mine.csv", "other.csv"):
+        Path(name).write_text(f"Kelime;Cümle\n{rows}")
+    Path("jobs").mkdir()
+    columns = "{word: Kelime, sentence: Cümle}"
+    Path("jobs/a1.yaml").write_text(f"extends: base\nlevel: A1\ndata: {{source: ../mine.csv, columns: {columns}}}\n")
+    build = ["--level", "A1", "--examples=10", "--words-per-example=2"]
+    assert main(["data", "build", "mine.csv", "--out", "out", *build]) == 0
+    assert main(["data", "build", "other.csv", "--out", "others", *build]) == 1
+    assert "--columns word=…,sentence=…" in capsys.readouterr().err
+
+
 def test_build_does_not_overwrite_unless_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "eval.json").write_text("precious")
     command = ["data", "build", "starter", "--level", "A1", "--out", str(tmp_path)]

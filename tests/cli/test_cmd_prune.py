@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from support.stored_runs import OBJECTS, add_complete, add_ended, add_submission
 from cefr_batch.records import layout
 from cefr_batch.runner.selection import all_runs
 from cefr_batch.runner.status import run_states
+from cefr_batch.schedulers.base import State
 from cefr_batch.store.local import LocalStore
 
 Command = Callable[..., Any]
@@ -120,6 +122,22 @@ def test_a_run_that_somebody_resumed_meanwhile_is_left_alone(
     assert f"{run}: left alone, it is RUNNING now" in result.out
     assert run in all_runs(filled)
     assert "tiny-c1-peft-v3" not in all_runs(filled)
+
+
+def test_a_run_that_is_being_stopped_is_to_be_waited_for(
+    cefr_batch: Command, filled: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = "tiny-c1-peft-v1"
+    (state,) = run_states(filled, [run])
+    stopping = replace(state, state=State.RUNNING, reason="asked to stop; it stores a checkpoint")
+    assert stopping.stopping
+    monkeypatch.setattr("cefr_batch.runner.prune.run_states", lambda *_: [stopping])
+    refused = cefr_batch("prune", run, "--yes")
+    assert refused.code == 2
+    assert (
+        f"{run} is RUNNING (asked to stop; it stores a checkpoint); wait until `cefr-batch status` shows" in refused.err
+    )
+    assert "cancel" not in refused.err
 
 
 def test_a_run_without_a_record_of_its_age_is_not_old(cefr_batch: Command, store: LocalStore) -> None:

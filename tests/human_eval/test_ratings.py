@@ -353,9 +353,9 @@ def test_export_says_when_there_are_fewer_sentences_than_asked_for(
     assert made.err == (
         "note: fewer than the 100 asked for:\n"
         "  tiny-a1-peft-v1: both models wrote a sentence for 30 words of the 30 asked for, and 50 are wanted\n"
-        "  for more, submit the level again with --set generation.examples=5\n"
-        "  if `cefr-batch plan` with these settings shows fewer answers than 5, raise evaluation.max_examples too, and "
-        "data.examples\n"
+        "  for more, submit the level again with --set generation.examples=5 --set evaluation.max_examples=5\n"
+        "  if `cefr-batch plan` with these settings shows fewer answers than 5, raise data.examples, too "
+        "(data.eval_fraction of them are for evaluation, 10 % by default)\n"
     )
 
 
@@ -375,9 +375,12 @@ def test_export_says_that_answers_were_cut_off(cefr_batch: Command, store: Local
         "cut off at generation.max_new_tokens=60\n"
         "  a sentence that was written more than once is shown once (2 of them)\n"
         "  each run has the same number of words, and each word two sentences\n"
-        "  for more, submit the level again with --set generation.examples=10 --set generation.max_new_tokens=120\n"
-        "  if `cefr-batch plan` with these settings shows fewer answers than 10, raise evaluation.max_examples too, and "
-        "data.examples\n"
+        "  for more, submit the level again with --set generation.examples=10 --set evaluation.max_examples=10 "
+        "--set generation.max_new_tokens=120\n"
+        "  if `cefr-batch plan` with these settings shows fewer answers than 10, raise data.examples, too "
+        "(data.eval_fraction of them are for evaluation, 10 % by default)\n"
+        "  6 of these 10 sentences are a single word: an untrained model often writes no more, and people can say little "
+        "of it\n"
     )
 
 

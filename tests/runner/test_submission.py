@@ -17,7 +17,7 @@ from cefr_batch.records import layout
 from cefr_batch.records.submission import Submission
 from cefr_batch.runner import Session
 from cefr_batch.runner.status import run_states
-from cefr_batch.runner.submission import cancel, claim, next_runs, read_submission, start
+from cefr_batch.runner.submission import cancel, claim, next_runs, read_submission, start, start_with_report
 from cefr_batch.schedulers import SCHEDULERS, Check, Job, JobGroup, JobSpec, State
 from cefr_batch.schedulers.local.scheduler import LocalRequest, LocalScheduler
 from cefr_batch.store import Store
@@ -294,3 +294,23 @@ def test_resume_by_force_frees_what_the_old_job_holds_before_it_starts_another(s
     assert done == [f"release local://elsewhere/1 of {store.url}", "submit", "submit"], (
         "of the cluster where it starts alone"
     )
+
+
+class WithReport(StandInLauncher):
+    """Gives a handle for each job and, as SLURM and Kubernetes do, one more for the report's job. It starts nothing."""
+
+    handles = ("local://elsewhere/1", "local://elsewhere/2", "local://elsewhere/3")
+
+    def submit(self, request: tuple[LocalRequest, ...]) -> list[str]:
+        return list(self.handles[: len(request) + 1])
+
+
+def test_runs_that_get_a_report_together_know_its_address_and_a_single_one_does_not(store: LocalStore) -> None:
+    first, second, alone = claim_one(store), claim_one(store), claim_one(store)
+    jobs = [JobSpec(run, store.url) for run in (first, second, alone)]
+    together, reported = start_with_report(store, WithReport(), JobGroup(tuple(jobs[:2]), "file:///store/reports/x"))
+    single, not_reported = start_with_report(store, StandInLauncher(), JobGroup((jobs[2],)))
+    assert (reported, not_reported) == (True, False)
+    assert [one.report for one in together] == ["file:///store/reports/x"] * 2
+    assert [one.report for one in single] == [None]
+    cancel(store, single, StandInLauncher())

@@ -28,7 +28,7 @@ from cefr_batch.records.document import read_file
 from cefr_batch.records.layout import WorkDir
 from cefr_batch.records.status import Progress
 from cefr_batch.training import trainer as train
-from cefr_batch.training.callbacks import fold_log
+from cefr_batch.training.callbacks import fold_log, latest_loss
 
 
 @pytest.mark.slow
@@ -157,3 +157,7 @@ def test_each_step_counts_once_in_the_folded_log(steps: int, every: int, window:
     total = sum(loss * width for (_, loss), width in zip(logged, widths, strict=True))
     assert total == pytest.approx(sum(r["loss"] for r in rows if "loss" in r))
     assert [e.eval_loss for e in log if e.eval_loss is not None] == [r["eval_loss"] for r in rows if "eval_loss" in r]
+    for step, loss in logged:  # what `status` shows after a step of the log is what the log says
+        until_then = [row for row in rows if row["step"] <= step]
+        assert latest_loss(until_then, window) == pytest.approx(loss)
+    assert latest_loss([], window) is None

@@ -363,8 +363,10 @@ def _shared(machine: SlurmMachine, folder: Path, where: str, *, elsewhere: bool)
             f"folder {folder}",
             f"{where}: the folder {folder} cannot be written; give access or change `shared` or --store",
         )
-    if not elsewhere or kind not in LOCAL_FILE_SYSTEMS:
+    if kind not in LOCAL_FILE_SYSTEMS:
         return Check(f"folder {folder}", note=kind)
+    if not elsewhere:
+        return Check(f"folder {folder}", note=f"{kind}, which the nodes see, since they are this machine")
     problem = (
         f"{folder} is on a local disk ({kind}) {machine.where}; every node must see it, so use a shared file system"
     )
