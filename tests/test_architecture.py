@@ -76,6 +76,7 @@ UNTYPED = {
     "runner.study_results.study_figures": "a study in report.json and search show --json",
     "runner.study_results.study_json": "search show --json",
     "training.callbacks.fold_log": "rows of transformers' log_history",
+    "training.callbacks.latest_loss": "rows of transformers' log_history",
 }
 
 

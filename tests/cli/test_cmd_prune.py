@@ -129,7 +129,7 @@ def test_a_run_that_is_being_stopped_is_to_be_waited_for(
 ) -> None:
     run = "tiny-c1-peft-v1"
     (state,) = run_states(filled, [run])
-    stopping = replace(state, state=State.RUNNING, reason="asked to stop; it stores a checkpoint")
+    stopping = replace(state, state=State.RUNNING, settled=False, reason="asked to stop; it stores a checkpoint")
     assert stopping.stopping
     monkeypatch.setattr("cefr_batch.runner.prune.run_states", lambda *_: [stopping])
     refused = cefr_batch("prune", run, "--yes")

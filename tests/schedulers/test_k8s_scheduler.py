@@ -433,7 +433,7 @@ def test_a_job_without_a_gpu_that_still_wants_gpu_nodes_is_a_warning(
 def test_an_image_without_a_registry_is_a_warning(api: Api, site: Callable[..., KubernetesScheduler]) -> None:
     (told,) = failing(site(image="cefr-batch:{version}-cuda"))
     assert told.startswith("maybe k8s/here.yaml: image: cefr-batch:")
-    assert "names no registry, so nodes that do not have it yet cannot pull it; push the image to a registry" in told
+    assert "names no registry, so nodes cannot pull it; push the image to a registry" in told
     assert failing(site(image="cefr-batch:{version}-cuda", image_pull_policy="Never")) == []
     assert failing(site(image="my-team/cefr-batch:{version}-cuda")) == []
 
