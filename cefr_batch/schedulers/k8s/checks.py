@@ -212,7 +212,8 @@ class _SiteChecks:
         """Whether the image has no registry in its name: nodes look for such a one on Docker Hub, where ours is not."""
         image = self.site.image
         if "/" not in image and self.site.image_pull_policy != "Never":
-            problem = f"{self.site_file}: image: {image} (the default, if the file sets none) names no registry, so nodes cannot pull it"
+            named = f"{self.site_file}: image: {image} (the default, if the file sets none)"
+            problem = f"{named} names no registry, so nodes cannot pull it"
             yield Check(
                 "image",
                 f"{problem}; push the image to a registry, and name it as in registry.example.org/{image}",
