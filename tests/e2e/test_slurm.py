@@ -285,7 +285,7 @@ def test_a_running_job_that_is_cancelled_stores_a_checkpoint_and_goes_on_when_re
 
 @pytest.mark.newest_slurm
 def test_the_python_api_submits_stops_resumes_pulls_and_reports(
-    site: Callable[..., None], tiny_model: Path, tmp_path: Path
+    site: Callable[..., None], tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The calls that README shows, from this process."""
     session = runner.Session(str(tmp_path / "store"))
@@ -298,6 +298,7 @@ def test_the_python_api_submits_stops_resumes_pulls_and_reports(
     assert {state.state for state in seen if state.run == runs[0]} >= {runner.State.SUCCEEDED}
     assert [state.state for state in session.status(runs)] == [runner.State.SUCCEEDED, runner.State.CANCELLED]
     session.resume(runs[1:])
+    assert f"/reports/{runs[0]} does not wait for {runs[1]}; then `cefr-batch report --out" in caplog.text
     assert [state.state for state in session.wait(runs)] == [runner.State.SUCCEEDED] * 2
     assert session.logs(runs[1], attempt=1) != session.logs(runs[1])
     folder = session.pull(runs[0], to=tmp_path / "pulled", only=["adapter"])
