@@ -62,8 +62,10 @@ def resume_runs(
     for one, its in by_scheduler.items():
         submissions += start(store, one, JobGroup(tuple(_job_spec(store, run) for run in its)))
     for address, its in reports.items():
-        text = "the report in %s does not wait for %s; then `cefr-batch report --out %s` makes it again"
-        log.warning(text, address, " and ".join(its), shlex.quote(address))
+        again = f"`cefr-batch report RUN… --out {shlex.quote(address)}`, with all runs that were submitted together"
+        log.warning(
+            "the report in %s does not wait for %s; after that, make it again: %s", address, " and ".join(its), again
+        )
     return submissions
 
 
