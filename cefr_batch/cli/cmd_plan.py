@@ -140,7 +140,7 @@ def _texts(planned: PlannedTexts, asked_for: int) -> str:
     asked = f"untrained model: {', '.join(['asked as in training', *planned.baselines])}"
     product = f"{planned.examples:,} answers x {models} x 2 (greedy, sampled)"
     if planned.examples < asked_for:
-        product += f"\n(not {asked_for:,} answers: evaluation.max_examples or the data allows no more)"
+        product += f"\n(not {asked_for:,} answers: raise evaluation.max_examples or data.examples)"
     return "\n".join([f"{planned.texts:,}, at most {tokens:,} tokens:", product, asked, *missing])
 
 

@@ -91,7 +91,7 @@ def why_fewer(form: Form, runs: Sequence[Generated], items: int) -> list[str]:
         limit = max((run.limit for run in short if run.cut), default=0)
         longer = f" --set generation.max_new_tokens={2 * limit}" if limit else ""
         enough = f"--set generation.examples={answers} --set evaluation.max_examples={answers}{longer}"
-        reasons.append(f"for more, submit the level again with {enough}")
+        reasons.append(f"for more, submit the level again, with its profile if it had one, and {enough}")
         more = "raise data.examples, too (data.eval_fraction of them are for evaluation, 10 % by default)"
         reasons.append(f"if `cefr-batch plan` with these settings shows fewer answers than {answers}, {more}")
     if single := sum(" " not in item.sentence.strip() for item in form.items):

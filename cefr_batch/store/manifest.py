@@ -19,7 +19,7 @@ def read_manifest(store: Store, run: str) -> Manifest:
         manifest = store.get_record(key, Manifest)
     except NotFound as exc:
         raise NotFound(
-            f"{run} has not finished, so its files cannot be fetched or checked yet; see `cefr-batch status {run}`"
+            f"{run} has not finished, so its files are not complete yet; see `cefr-batch status {run}`"
         ) from exc
     if manifest.run != run:
         raise StoreError(

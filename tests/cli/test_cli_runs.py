@@ -275,10 +275,10 @@ def test_cancel_then_resume_then_finish(cefr_batch: Run, claimed: Claimed, store
     record = store.get_json(layout.run_key(run, layout.SUBMISSION))
     store.put_json(layout.run_key(run, layout.SUBMISSION), {**record, "report": together})  # as SLURM and Kubernetes do
     resumed = cefr_batch("resume", "--level", "A1")
-    again = f"`cefr-batch report --out {together}` makes it again"
-    assert (resumed.code, resumed.err) == (
-        0,
-        f"warning: the report in {together} does not wait for {run}; then {again}\n",
+    assert resumed.code == 0
+    assert resumed.err == (
+        f"warning: the report in {together} does not wait for {run}; after that, make it again: `cefr-batch report RUN… "
+        f"--out {together}`, with all runs that were submitted together\n"
     )
     until(lambda: started(folder) == [run, run])
     second = read_submission(store, run)

@@ -114,7 +114,7 @@ def test_the_untrained_model_writes_in_each_way_that_it_is_asked() -> None:
     assert _texts(planned, 40).splitlines() == [
         "48, at most 19,200 tokens:",
         "6 answers x 4 (tuned; untrained in 3 ways) x 2 (greedy, sampled)",
-        "(not 40 answers: evaluation.max_examples or the data allows no more)",
+        "(not 40 answers: raise evaluation.max_examples or data.examples)",
         "untrained model: asked as in training, zero_shot, few_shot",
     ]
 

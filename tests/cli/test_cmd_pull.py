@@ -107,10 +107,7 @@ def test_a_run_that_is_not_complete_is_refused(command: str, cefr_batch: Command
     add_ended(store, RUN, "FAILED", "2026-01-03T00:00:00+00:00")
     result = cefr_batch(command, RUN)
     assert result.code == 1
-    assert (
-        f"{RUN} has not finished, so its files cannot be fetched or checked yet; see `cefr-batch status {RUN}`"
-        in result.err
-    )
+    assert f"{RUN} has not finished, so its files are not complete yet; see `cefr-batch status {RUN}`" in result.err
     assert not Path("pulled").exists()
     result = cefr_batch(command, "--level", "B1")
     assert "no complete run of level B1" in result.err

@@ -353,7 +353,8 @@ def test_export_says_when_there_are_fewer_sentences_than_asked_for(
     assert made.err == (
         "note: fewer than the 100 asked for:\n"
         "  tiny-a1-peft-v1: both models wrote a sentence for 30 words of the 30 asked for, and 50 are wanted\n"
-        "  for more, submit the level again with --set generation.examples=5 --set evaluation.max_examples=5\n"
+        "  for more, submit the level again, with its profile if it had one, and "
+        "--set generation.examples=5 --set evaluation.max_examples=5\n"
         "  if `cefr-batch plan` with these settings shows fewer answers than 5, raise data.examples, too "
         "(data.eval_fraction of them are for evaluation, 10 % by default)\n"
     )
@@ -375,7 +376,8 @@ def test_export_says_that_answers_were_cut_off(cefr_batch: Command, store: Local
         "cut off at generation.max_new_tokens=60\n"
         "  a sentence that was written more than once is shown once (2 of them)\n"
         "  each run has the same number of words, and each word two sentences\n"
-        "  for more, submit the level again with --set generation.examples=10 --set evaluation.max_examples=10 "
+        "  for more, submit the level again, with its profile if it had one, and "
+        "--set generation.examples=10 --set evaluation.max_examples=10 "
         "--set generation.max_new_tokens=120\n"
         "  if `cefr-batch plan` with these settings shows fewer answers than 10, raise data.examples, too "
         "(data.eval_fraction of them are for evaluation, 10 % by default)\n"
