@@ -62,8 +62,9 @@ def resume_runs(
     for one, its in by_scheduler.items():
         submissions += start(store, one, JobGroup(tuple(_job_spec(store, run) for run in its)))
     for address, its in reports.items():
-        text = "the report in %s does not wait for %s; then `cefr-batch report --out %s` makes it again"
-        log.warning(text, address, " and ".join(its), shlex.quote(address))
+        again = f"`cefr-batch report --out {shlex.quote(address)}` makes it again"
+        text = "the report in %s does not wait for %s; once all its runs have ended, %s"
+        log.warning(text, address, " and ".join(its), again)
     return submissions
 
 

@@ -58,7 +58,8 @@ def test_a_run_that_does_not_exist_is_an_error_that_names_close_ones(
     assert "Traceback" not in result.err
     rendered = cefr_batch(command, "smollm2-749f6b-b1-peft-v1").err
     assert (
-        "If `render` gave this name, its job has not begun: `kubectl get pods` shows whether its pod waits." in rendered
+        "If this name is from `render`, its job has not started: `kubectl get pods` shows whether its pod is waiting."
+        in rendered
     )
     assert run not in rendered
 
@@ -278,7 +279,7 @@ def test_cancel_then_resume_then_finish(cefr_batch: Run, claimed: Claimed, store
     again = f"`cefr-batch report --out {together}` makes it again"
     assert (resumed.code, resumed.err) == (
         0,
-        f"warning: the report in {together} does not wait for {run}; then {again}\n",
+        f"warning: the report in {together} does not wait for {run}; once all its runs have ended, {again}\n",
     )
     until(lambda: started(folder) == [run, run])
     second = read_submission(store, run)
