@@ -278,7 +278,7 @@ def build(
     """Build examples in list format from sentence pairs.
 
     SOURCE is a .csv, .tsv, .xlsx, .jsonl or .json file, or starter (starter-v1: as in version 0.1.0). What is not given is
-    taken from the level's job file: --columns and --sheet only if SOURCE is that file's own data.
+    taken from the level's job file: --columns and --sheet only if it names the same SOURCE.
     """
     from cefr_batch.config.load import load_spec
     from cefr_batch.data import load_dataset

@@ -130,10 +130,8 @@ def _check(session: Session, file: Path) -> None:
     found = check_report(session.store, file)
     if found.objects:
         what = f"{file} cannot be recomputed, since some of what it was made from has changed or is missing now"
-        why = (
-            "make the report again with --out if that was meant (as after `rate import`), or restore these from a copy"
-        )
-        _fail(f"{what}; {why}:", found.objects)
+        intended = "make the report again with --out if that was intended (as after `rate import`)"
+        _fail(f"{what}; {intended}; otherwise restore these from a copy:", found.objects)
     if found.differences:
         hint = (
             f" (it was written by version {found.made_by}, which may compute differently)"

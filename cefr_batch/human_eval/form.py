@@ -92,11 +92,11 @@ def why_fewer(form: Form, runs: Sequence[Generated], items: int) -> list[str]:
         longer = f" --set generation.max_new_tokens={2 * limit}" if limit else ""
         enough = f"--set generation.examples={answers} --set evaluation.max_examples={answers}{longer}"
         reasons.append(f"for more, submit the level again, with its profile if it had one, and {enough}")
-        more = "raise data.examples, too (data.eval_fraction of them are for evaluation, 10 % by default)"
+        more = "raise data.examples, too (the share data.eval_fraction of them is for evaluation, 10 % by default)"
         reasons.append(f"if `cefr-batch plan` with these settings shows fewer answers than {answers}, {more}")
     if single := sum(" " not in item.sentence.strip() for item in form.items):
-        why = "an untrained model often writes no more, and people can say little of it"
-        reasons.append(f"{single} of these {len(form.items)} sentences are a single word: {why}")
+        why = "an untrained model often writes no more, which leaves little to rate"
+        reasons.append(f"sentences of a single word: {single} of these {len(form.items)}; {why}")
     return reasons
 
 

@@ -185,14 +185,14 @@ class Plan:
         return [*self._too_long(), *(Problem("data", what) for what in self.unusable)]
 
     def warnings(self) -> list[Problem]:
-        """What is hardly meant, though it runs."""
+        """What is probably not intended, though it runs."""
         return [Problem("training.warmup_ratio", what) for what in [self._all_warm_up()] if what]
 
     def _all_warm_up(self) -> str:
         """Why the learning rate stays below ``training.learning_rate``; empty if it does not.
 
-        transformers rounds the warm-up up to whole steps. In it, the rate of the first step is 0, and the rate of
-        ``training.learning_rate`` comes in the step after the last of it.
+        transformers rounds the warm-up up to whole steps. The rate is 0 in its first step, and reaches
+        ``training.learning_rate`` only in the step after its last.
         """
         if self.warmup_steps < self.steps:
             return ""

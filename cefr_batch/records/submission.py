@@ -10,8 +10,8 @@ from cefr_batch.records.timestamps import Timestamp, parse_time
 class Submission(StoredRecord):
     """The newest job of a run. ``cluster`` is a scheduler with its site (``slurm/NAME``), ``handle`` the scheduler's
     name for the job. ``attempts_before``: the newest attempt of the jobs before it, 0 for the first job; None: written
-    by version 0.1.0, which compared clocks. ``report``: the address of the report that a job of the cluster writes once the
-    runs that were first submitted together have ended.
+    by version 0.1.0, which compared clocks. ``report``: the address of the report that a job of the cluster writes once all
+    runs of the run's first submission have ended.
     """
 
     run: str

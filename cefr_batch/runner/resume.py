@@ -62,10 +62,9 @@ def resume_runs(
     for one, its in by_scheduler.items():
         submissions += start(store, one, JobGroup(tuple(_job_spec(store, run) for run in its)))
     for address, its in reports.items():
-        again = f"`cefr-batch report RUN… --out {shlex.quote(address)}`, with all runs that were submitted together"
-        log.warning(
-            "the report in %s does not wait for %s; after that, make it again: %s", address, " and ".join(its), again
-        )
+        again = f"`cefr-batch report RUN… --out {shlex.quote(address)}` makes it again, with the runs that it compares"
+        text = "the report in %s does not wait for %s; once all its runs have ended, %s"
+        log.warning(text, address, " and ".join(its), again)
     return submissions
 
 

@@ -18,7 +18,9 @@ EVERY_LEVEL = "all"
 _Newest = Callable[[Store, str, Sequence[str]], str]
 _LISTED = 20  # run names in an error message
 _RENDERED = re.compile(r"-[0-9a-f]{6}-[abc][12]-[a-z]+-v1$")  # a name as runner.unclaimed makes it
-_NOT_BEGUN = "If `render` gave this name, its job has not begun: `kubectl get pods` shows whether its pod waits."
+_NOT_BEGUN = (
+    "If this name is from `render`, its job has not started: `kubectl get pods` shows whether its pod is waiting."
+)
 
 
 def parse_levels(values: Iterable[str]) -> list[str]:

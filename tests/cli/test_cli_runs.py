@@ -58,7 +58,8 @@ def test_a_run_that_does_not_exist_is_an_error_that_names_close_ones(
     assert "Traceback" not in result.err
     rendered = cefr_batch(command, "smollm2-749f6b-b1-peft-v1").err
     assert (
-        "If `render` gave this name, its job has not begun: `kubectl get pods` shows whether its pod waits." in rendered
+        "If this name is from `render`, its job has not started: `kubectl get pods` shows whether its pod is waiting."
+        in rendered
     )
     assert run not in rendered
 
@@ -277,8 +278,8 @@ def test_cancel_then_resume_then_finish(cefr_batch: Run, claimed: Claimed, store
     resumed = cefr_batch("resume", "--level", "A1")
     assert resumed.code == 0
     assert resumed.err == (
-        f"warning: the report in {together} does not wait for {run}; after that, make it again: `cefr-batch report RUN… "
-        f"--out {together}`, with all runs that were submitted together\n"
+        f"warning: the report in {together} does not wait for {run}; once all its runs have ended, `cefr-batch report RUN… "
+        f"--out {together}` makes it again, with the runs that it compares\n"
     )
     until(lambda: started(folder) == [run, run])
     second = read_submission(store, run)

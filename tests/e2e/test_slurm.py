@@ -298,7 +298,7 @@ def test_the_python_api_submits_stops_resumes_pulls_and_reports(
     assert {state.state for state in seen if state.run == runs[0]} >= {runner.State.SUCCEEDED}
     assert [state.state for state in session.status(runs)] == [runner.State.SUCCEEDED, runner.State.CANCELLED]
     session.resume(runs[1:])
-    assert f"/reports/{runs[0]} does not wait for {runs[1]}; after that, make it again:" in caplog.text
+    assert f"/reports/{runs[0]} does not wait for {runs[1]}; once all its runs have ended, " in caplog.text
     assert [state.state for state in session.wait(runs)] == [runner.State.SUCCEEDED] * 2
     assert session.logs(runs[1], attempt=1) != session.logs(runs[1])
     folder = session.pull(runs[0], to=tmp_path / "pulled", only=["adapter"])

@@ -356,7 +356,7 @@ def test_export_says_when_there_are_fewer_sentences_than_asked_for(
         "  for more, submit the level again, with its profile if it had one, and "
         "--set generation.examples=5 --set evaluation.max_examples=5\n"
         "  if `cefr-batch plan` with these settings shows fewer answers than 5, raise data.examples, too "
-        "(data.eval_fraction of them are for evaluation, 10 % by default)\n"
+        "(the share data.eval_fraction of them is for evaluation, 10 % by default)\n"
     )
 
 
@@ -380,9 +380,8 @@ def test_export_says_that_answers_were_cut_off(cefr_batch: Command, store: Local
         "--set generation.examples=10 --set evaluation.max_examples=10 "
         "--set generation.max_new_tokens=120\n"
         "  if `cefr-batch plan` with these settings shows fewer answers than 10, raise data.examples, too "
-        "(data.eval_fraction of them are for evaluation, 10 % by default)\n"
-        "  6 of these 10 sentences are a single word: an untrained model often writes no more, and people can say little "
-        "of it\n"
+        "(the share data.eval_fraction of them is for evaluation, 10 % by default)\n"
+        "  sentences of a single word: 6 of these 10; an untrained model often writes no more, which leaves little to rate\n"
     )
 
 

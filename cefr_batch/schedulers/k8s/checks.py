@@ -209,7 +209,7 @@ class _SiteChecks:
             )
 
     def image(self) -> Iterator[Check]:
-        """Whether the image has no registry in its name: nodes look for such a one on Docker Hub, where ours is not."""
+        """Whether the image has no registry in its name: nodes look for such an image on Docker Hub, where ours is not."""
         image = self.site.image
         if "/" not in image and self.site.image_pull_policy != "Never":
             named = f"{self.site_file}: image: {image} (the default, if the file sets none)"
