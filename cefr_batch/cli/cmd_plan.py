@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import ceil
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ def _column(planned: RunPlan, profile: str | None) -> dict[str, str]:
         "Epochs": f"{plan.epochs:.4g}" + _part_of_an_epoch(plan, training),
         "Tokens an epoch": f"{plan.train.kept_tokens:,}" + "\nloss on the responses" * (training.loss_on == "response"),
         "Tokens in all": f"{plan.total_tokens:,}",
-        "Generated texts": _texts(plan.texts, spec.generation.examples),
+        "Generated texts": _texts(plan.texts, _why_fewer(spec, plan)),
         "Evaluations": _listed([f"step {one.step}, epoch {one.epoch:.2f}" for one in plan.evaluations]),
         "Checkpoints": _listed([f"step {step}" for step in plan.checkpoints]),
         **(_fit_rows(planned.fit) if planned.fit else {}),
@@ -128,9 +129,25 @@ def _modules(spec: RunSpec) -> str:
     return "\n".join(wrap(", ".join(spec.lora.target_modules), _WIDTH))
 
 
-def _texts(planned: PlannedTexts, asked_for: int) -> str:
+def _why_fewer(spec: RunSpec, plan: Plan) -> str:
+    """Why each model will write fewer answers than are asked for, no more than evaluation examples are used; empty if it
+    will not."""
+    asked, limit, data = spec.generation.examples, spec.evaluation.max_examples, spec.data
+    if plan.texts.examples >= asked:
+        return ""
+    raised = [f"evaluation.max_examples to {asked}"] if limit and limit < asked else []
+    if plan.eval.examples < asked:
+        raised.append(
+            f"data.examples to {ceil(asked / data.eval_fraction)}"
+            if data.source
+            else "the number of examples in data.eval"
+        )
+    return f"(not {asked:,} answers: raise {' and '.join(raised)})"
+
+
+def _texts(planned: PlannedTexts, fewer: str) -> str:
     """How many texts the models will write, how that is counted, and in which ways the untrained one is asked.
-    ``asked_for``: answers of each model, of which there can be no more than evaluation examples are used."""
+    ``fewer``: why there are not as many as were asked for."""
     if not planned.texts:
         return "none"
     tokens = planned.texts * planned.max_new_tokens
@@ -139,9 +156,8 @@ def _texts(planned: PlannedTexts, asked_for: int) -> str:
     missing = [f"no chat template for {', '.join(planned.missing)}"] if planned.missing else []
     asked = f"untrained model: {', '.join(['asked as in training', *planned.baselines])}"
     product = f"{planned.examples:,} answers x {models} x 2 (greedy, sampled)"
-    if planned.examples < asked_for:
-        product += f"\n(not {asked_for:,} answers: raise evaluation.max_examples or data.examples)"
-    return "\n".join([f"{planned.texts:,}, at most {tokens:,} tokens:", product, asked, *missing])
+    lines = [f"{planned.texts:,}, at most {tokens:,} tokens:", product, fewer, asked, *missing]
+    return "\n".join(filter(None, lines))
 
 
 def _part_of_an_epoch(plan: Plan, training: TrainingSpec) -> str:

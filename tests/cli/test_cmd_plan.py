@@ -111,12 +111,28 @@ def test_levels_stand_side_by_side(tiny_model: Path, capsys: pytest.CaptureFixtu
 
 def test_the_untrained_model_writes_in_each_way_that_it_is_asked() -> None:
     planned = PlannedTexts(6, ("zero_shot", "few_shot"), (), 400)
-    assert _texts(planned, 40).splitlines() == [
+    assert _texts(planned, "(fewer)").splitlines() == [
         "48, at most 19,200 tokens:",
         "6 answers x 4 (tuned; untrained in 3 ways) x 2 (greedy, sampled)",
-        "(not 40 answers: raise evaluation.max_examples or data.examples)",
+        "(fewer)",
         "untrained model: asked as in training, zero_shot, few_shot",
     ]
+
+
+def test_fewer_answers_than_asked_for_name_what_to_raise_and_that_is_enough(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(*settings: str) -> str:
+        given = (f"model.name={tiny_model}", "generation.examples=60", *settings)
+        assert main(["plan", "--level", "B1", "--profile", "smoke", *(w for one in given for w in ("--set", one))]) == 0
+        return capsys.readouterr().out
+
+    assert "(not 60 answers: raise evaluation.max_examples to 60 and data.examples to 600)" in planned()
+    assert "(not 60 answers: raise data.examples to 600)" in planned("evaluation.max_examples=60")
+    assert "(not 60 answers: raise evaluation.max_examples to 60)" in planned("data.examples=600")
+    enough = planned("data.examples=600", "evaluation.max_examples=60")
+    assert "60 answers x 2 models" in enough
+    assert "(not" not in enough
 
 
 def test_json_is_one_document_and_nothing_else(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
