@@ -291,9 +291,10 @@ def build(
     targets = [out / layout.TRAIN_FILE, out / layout.EVAL_FILE]
     _refuse_existing(targets, force)
     table_layout = TableLayout.parse(columns, sheet)
-    own = load_spec(level).data
-    if own.source and not (columns or sheet) and Path(own.source).resolve() == Path(source).resolve():
-        table_layout = layout_of(own)
+    if not (columns or sheet):
+        own = load_spec(level).data
+        if own.source and Path(own.source).resolve() == Path(source).resolve():
+            table_layout = layout_of(own)
     given = {**settings, "columns": dict(table_layout.columns) or None, "sheet": table_layout.sheet}
     chosen = {"source": source, **{name: value for name, value in given.items() if value is not None}}
     spec = load_spec(level, overrides=[f"data.{name}={json.dumps(value)}" for name, value in chosen.items()])

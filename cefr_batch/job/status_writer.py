@@ -18,7 +18,7 @@ from cefr_batch.store.base import Store
 
 class StatusWriter:
     """Writes the status of one attempt. ``stage``: the one that is under way, as far as it is known; ``done``: those that
-    are finished; ``name``: the object's, relative to the run."""
+    are finished; ``before``: what the attempt before said last; ``name``: the object's, relative to the run."""
 
     def __init__(
         self,
@@ -29,12 +29,13 @@ class StatusWriter:
         *,
         stage: str,
         done: Callable[[], list[str]],
+        before: Status | None = None,
         name: str = layout.STATUS,
     ) -> None:
         self._store, self._run, self._attempt, self._work = store, run, attempt, work
         self._done, self._name = done, name
         # The last of training, which later stages and attempts show too.
-        self._losses = {part: value for part, value in self._before().items() if value is not None}
+        self._losses = _losses(before) if before else {}
         self.stage = stage
 
     def write(
@@ -50,8 +51,7 @@ class StatusWriter:
         if state == "RUNNING" and progress:
             self.stage = progress.stage
         if progress:
-            found = {"epoch": progress.epoch, "loss": progress.loss, "eval_loss": progress.eval_loss}
-            self._losses |= {name: value for name, value in found.items() if value is not None}
+            self._losses |= _losses(progress)
         status = Status(
             run=self._run,
             attempt=self._attempt,
@@ -72,15 +72,13 @@ class StatusWriter:
         said = {name: True for name, value in (("stopping", stopping), ("paused", paused)) if value}
         self._store.put_record(layout.run_key(self._run, self._name), status.model_copy(update=said))
 
-    def _before(self) -> dict[str, float | None]:
-        try:
-            status = self._store.get_record(layout.run_key(self._run, self._name), Status)
-        except StoreError:
-            return {}
-        return {"epoch": status.epoch, "loss": status.loss, "eval_loss": status.eval_loss}
-
     def _progress(self) -> Progress | None:
         try:
             return read_file(Progress, self._work.progress)
         except (OSError, StoreError):
             return None
+
+
+def _losses(said: Progress | Status) -> dict[str, float]:
+    found = {"epoch": said.epoch, "loss": said.loss, "eval_loss": said.eval_loss}
+    return {name: value for name, value in found.items() if value is not None}

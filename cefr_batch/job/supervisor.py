@@ -112,7 +112,7 @@ class Supervisor:
         self._lease = Lease.take(store, run)
         self._mirror = Mirror(store, run, self._work, self._spec.training.keep_checkpoints)
         self._status = StatusWriter(
-            store, run, self._lease.attempt, self._work, stage=STAGES[0].name, done=self._finished
+            store, run, self._lease.attempt, self._work, stage=STAGES[0].name, done=self._finished, before=self._before
         )
         self._stages = StageRunner(self._work, gpus)
         self._signals = StopSignals(self._stages.terminate)

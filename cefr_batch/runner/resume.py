@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -40,20 +40,21 @@ def resume_runs(
     active, complete or cannot run; then nothing is started.
     """
     states = run_states(store, runs)
-    submitted = {state.run: _cluster(store, state.run) for state in states}
+    before = {state.run: read_submission(store, state.run) for state in states}
+    submitted = {run: old.cluster if old else None for run, old in before.items()}
     problems = [Problem(s.run, why) for s in states if (why := _refusal(s, submitted[s.run], cluster, force))]
     if problems:
         raise NotReady(dict.fromkeys(problems), exit_code=1)
     find = cache(get_scheduler)
-    schedulers = {run: cluster or find(before or "local") for run, before in submitted.items()}
+    schedulers = {run: cluster or find(there or "local") for run, there in submitted.items()}
     by_scheduler = {one: [run for run in schedulers if schedulers[run] is one] for one in schedulers.values()}
     found = Findings()
     for one, its in by_scheduler.items():
         _check(store, one, its, force, found)
     found.raise_if_any()
-    reports = _reports_without(store, schedulers)
+    old_jobs = {run: old for run, old in before.items() if old}
     if force:
-        _release(store, schedulers)
+        _release(store, old_jobs, schedulers)
     forget_cancel(store, schedulers)
     for state in states:
         if pauses is not None or state.state is State.PAUSED:
@@ -61,29 +62,27 @@ def resume_runs(
     submissions: list[Submission] = []
     for one, its in by_scheduler.items():
         submissions += start(store, one, JobGroup(tuple(_job_spec(store, run) for run in its)))
-    for address, its in reports.items():
+    for address, its in _reports_without(old_jobs).items():
         again = f"`cefr-batch report RUN… --out {shlex.quote(address)}` makes it again, with the runs that it compares"
         text = "the report in %s does not wait for %s; once all its runs have ended, %s"
         log.warning(text, address, " and ".join(its), again)
     return submissions
 
 
-def _reports_without(store: Store, runs: Iterable[str]) -> dict[str, list[str]]:
+def _reports_without(old_jobs: Mapping[str, Submission]) -> dict[str, list[str]]:
     """The reports that the cluster makes of runs as they were submitted, and which of these runs each lacks."""
     reports: dict[str, list[str]] = {}
-    for run in runs:
-        submission = read_submission(store, run)
-        if submission and submission.report:
-            reports.setdefault(submission.report, []).append(run)
+    for run, old in old_jobs.items():
+        if old.report:
+            reports.setdefault(old.report, []).append(run)
     return reports
 
 
-def _release(store: Store, schedulers: Mapping[str, Scheduler[Any]]) -> None:
+def _release(store: Store, old_jobs: Mapping[str, Submission], schedulers: Mapping[str, Scheduler[Any]]) -> None:
     """Free what old jobs of these runs still hold of the clusters where they are to start again."""
-    for run, scheduler in schedulers.items():
-        submission = read_submission(store, run)
-        if submission and submission.scheduler == scheduler.scheme:
-            scheduler.release([job_of(submission)], store.url)
+    for run, old in old_jobs.items():
+        if old.scheduler == schedulers[run].scheme:
+            schedulers[run].release([job_of(old)], store.url)
 
 
 def _ask_to_pause(store: Store, run: str, pause: Pause | None) -> None:
@@ -92,11 +91,6 @@ def _ask_to_pause(store: Store, run: str, pause: Pause | None) -> None:
         store.put_record(key, pause)
     else:
         store.delete(key)
-
-
-def _cluster(store: Store, run: str) -> str | None:
-    submission = read_submission(store, run)
-    return submission.cluster if submission else None
 
 
 def _refusal(state: RunState, cluster: str | None, chosen: Scheduler[Any] | None, force: bool) -> str:

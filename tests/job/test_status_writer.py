@@ -23,6 +23,6 @@ def test_the_losses_of_training_stay_in_sight_while_later_stages_count_their_own
     assert (found.stage, found.step, found.steps) == ("tuned", 3, 10)
     assert (found.epoch, found.loss, found.eval_loss) == (2.0, 1.25, 1.5)
     work.progress.unlink()
-    StatusWriter(store, "b1-v1", 2, work, stage="tuned", done=list).write("RUNNING")
+    StatusWriter(store, "b1-v1", 2, work, stage="tuned", done=list, before=found).write("RUNNING")
     found = store.get_record(layout.run_key("b1-v1", layout.STATUS), Status)
     assert (found.attempt, found.loss, found.eval_loss) == (2, 1.25, 1.5), "a resumed run shows what it has learned"
