@@ -39,7 +39,7 @@ def why_not() -> str:
 @contextmanager
 def cluster() -> Iterator[None]:
     """A running Kubernetes. One that was running before is left running."""
-    before = Path(KUBECONFIG).exists()
+    before = subprocess.run([SCRIPT, "running"]).returncode == 0
     script("up")
     try:
         yield

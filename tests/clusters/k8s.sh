@@ -5,6 +5,7 @@
 #   k8s.sh build                 build Kubernetes from Debian's source package (about 10 minutes, once; kept in $K8S_HOME)
 #   k8s.sh up                    start the cluster, after a build if there was none, or if one is going on; the kubeconfig's
 #                                path is printed last
+#   k8s.sh running               succeed if one is up
 #   k8s.sh load FILE             load an image archive (docker-archive or oci-archive)
 #   k8s.sh stop NAME, start NAME one of apiserver, controller-manager, scheduler, kubelet
 #   k8s.sh ctr ARG...            containerd's own client, in Kubernetes' namespace
@@ -236,6 +237,7 @@ node_is_ready() { kubectl get node e2e-node | grep -qw Ready; }
 up() {
     build
     install_packages
+    alive containerd || down # what one that was killed left behind, maybe in part, is no state to go on from
     mkdir -p "$state" $data
     make_keys
     configure_containers
@@ -259,7 +261,7 @@ down() {
         stop containerd
     fi
     pkill -KILL -f "containerd-shim-runc-v2 .*-address $state/" || true
-    mount | awk '{print $3}' | grep -E "^($data|$state)/" | sort -r | xargs -r umount -l
+    mount | awk -v of="^($data|$state)/" '$3 ~ of {print $3}' | sort -r | xargs -r umount -l
     ip link del e2e0 2>/dev/null || true
     ip link del cni-e2e 2>/dev/null || true
     rm -rf "$state" $data /etc/cni/net.d/10-e2e.conflist
@@ -267,12 +269,14 @@ down() {
 
 command=${1:-}
 case $command in
-build | up | down) "$command" ;;
+build) build ;;
+up | down) alone "$@" && "$command" ;;
+running) alive containerd ;;
 start | stop) "$command" "$2" ;;
 load) ctr_ images import "$2" ;;
 ctr) shift && ctr_ "$@" ;;
 *)
-    sed -n '2,15p' "$0"
+    sed -n '2,16p' "$0"
     exit 2
     ;;
 esac

@@ -284,15 +284,16 @@ down() {
         stop "$state/$name"
     done
     for process in $(steps); do kill_tree "$process"; done # what still runs would report to the next Slurm
-    rm -rf "$state"
+    rm -rf "$state.old" # a state is there whole or not at all, whenever this is killed
+    [[ ! -d $state ]] || mv "$state" "$state.old"
+    rm -rf "$state.old"
 }
 
 # The commands of this state, if there is one already.
 PATH=$state/bin:$PATH
 case ${1:-} in
-up) up ;;
+up | down) alone "$@" && "$1" ;;
 env) print_env ;;
-down) down ;;
 running) alive "$state/run/slurmctld.pid" ;;
 start-node) start_node "$2" ;;
 kill-node) kill_node "$2" ;;

@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2154 # state is the script's that sources this
-# For the cluster scripts, which source it: messages, and waiting for a condition. $state is the folder of their logs.
+# For the cluster scripts, which source it: messages, waiting for a condition or for one another. $state is the folder of
+# their logs.
 
 say() { echo "${0##*/}: $*" >&2; }
 
@@ -14,4 +15,8 @@ wait_for() { # SECONDS WHAT COMMAND...
         }
         sleep 1
     done
+}
+
+alone() { # ARG...: run this script once more, when no other one of this name runs; no daemon of it keeps the lock
+    [[ ${CLUSTER_LOCK:-} = "${0##*/}" ]] || CLUSTER_LOCK=${0##*/} exec flock --close "/run/lock/${0##*/}" "$0" "$@"
 }

@@ -30,6 +30,7 @@ ANSWERS = (
     "1. Those who travelled broadened their horizons considerably.\n2. The committee decided.\n3. Ice cream melts.",
     f"Sure! Here are sentences:\n1. {HOSTILE}\n2. Nothing.",
 )
+WHOLE = max(map(len, ANSWERS))  # tokens, each of one character
 
 
 class Levels(Scripted):
@@ -169,9 +170,13 @@ def test_stop_and_a_closed_tab_end_the_generation(browse: Any, writer: Levels, s
     page.locator(".being-written").first.wait_for()
     page.click("#stop")
     page.get_by_text("Stopped.").wait_for()
-    writer.may_go_on.release(20)
-    assert writer.ended.wait(30)
-    assert writer.written < 25
+
+    def one_token_more() -> bool:  # whoever writes notices with the next token, or one of the next on a busy machine
+        writer.may_go_on.release()
+        return writer.ended.wait(0.1)
+
+    until(one_token_more)
+    assert writer.written < WHOLE
     writer.ended.clear()
     while writer.may_go_on.acquire(blocking=False):
         pass
@@ -179,13 +184,8 @@ def test_stop_and_a_closed_tab_end_the_generation(browse: Any, writer: Levels, s
     writer.may_go_on.release(5)
     page.locator(".being-written").first.wait_for()
     page.close()
-
-    def one_token_more() -> bool:
-        writer.may_go_on.release()
-        return writer.ended.wait(0.1)
-
     until(one_token_more)
-    assert writer.written < 40
+    assert writer.written < WHOLE
     page = browse("/")
     page.fill("#words", "travel, decide, ice cream")
     writer.may_go_on.release(1000)
