@@ -77,8 +77,9 @@ def _next(folder: Path, levels: Sequence[str], first: FirstFiles, host: str | No
     run = ("cefr-batch", "submit", "--level", level)
     words: list[tuple[str, ...]] = [("cd", str(folder))] if folder.resolve() != Path.cwd() else []
     few = ("--set", f"data.examples={first.examples}") if first.examples else ()  # the profile asks for more
-    if levels:
-        words += [("cefr-batch", "config", "show", "--level", level), (*run, "--profile", "smoke", *few, "--dry-run")]
+    if levels and not first.clusters:
+        smoke = ("--level", level, "--profile", "smoke", *few)
+        words += [("cefr-batch", "plan", *smoke), ("cefr-batch", "submit", *smoke, "--wait")]
     for cluster in first.clusters:
         remote = host or cluster.startswith("k8s/")
         store = ("--store", "s3://BUCKET/PREFIX") if remote and not os.environ.get("CEFR_BATCH_STORE") else ()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cefr_batch.evaluation.agreement import judgement_sums, kappa_of, spearman, weighted_kappa
 from cefr_batch.evaluation.bootstrap import DRAWS, Interval, percentile_interval, resample
 from cefr_batch.human_eval.form import MODELS
+from cefr_batch.i18n.language import N_
 from cefr_batch.records.level_figures import SCALE
 from cefr_batch.records.ratings import Form, FormItem, Rated, Source
 
@@ -97,6 +98,18 @@ class LevelScores:
     kappas: tuple[KappaWithTarget, ...]
     agreement: RaterAgreement
     estimator: EstimatorAgreement | None
+
+    def undefined(self) -> Iterator[str]:
+        """Messages to translate: why a measure of agreement has no value."""
+        if any(one.kappa is None for one in self.kappas):
+            yield N_("Kappa of raters and target has no value where all the sentences were written for one level.")
+        if self.agreement.alpha is None or self.agreement.kappa is None:
+            yield N_(
+                "Agreement between raters has no value where no two of them rated the same sentences, or all ratings are "
+                "the same."
+            )
+        if self.estimator and not (self.estimator.kappa and self.estimator.spearman):
+            yield N_("Agreement of estimates and raters has no value where all ratings are the same.")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ def ratings_markdown(ratings: Ratings) -> str:
         return f"{heading} Nothing to show.\n"
     notes = (
         "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences. Difference: tuned minus baseline on the "
-        "same words. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree too little for firm conclusions."
+        "same words. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree too little for firm conclusions. It has "
+        "no value where no two raters marked the same sentences, or all marks are the same."
     )
     lines = [heading, "", *_means(ratings), "", *_agreement(ratings), "", notes]
     return "\n".join([*lines, *(_levels(ratings.levels) if ratings.levels else ())]) + "\n"
@@ -53,6 +54,8 @@ def _levels(levels: LevelScores) -> Iterator[str]:
     yield _row("Krippendorff's alpha, interval", _number(agreement.alpha), f"{_count(agreement.sentences, 'sentence')}")
     yield ""
     yield from _estimator(levels.estimator)
+    for reason in levels.undefined():
+        yield f"\n{reason}"
 
 
 def _estimator(found: EstimatorAgreement | None) -> Iterator[str]:

@@ -71,13 +71,13 @@ FEW_UNITS = 20  # below, what is resampled says little of how the rest of the le
 def _few_examples(comparison: Comparison, t: ReportLanguage) -> list[Markdown]:
     few: dict[Unit, list[str]] = {"example": [], "sentence": []}
     for label, entry in zip(comparison.labels, comparison.entries, strict=True):
-        if entry.sums and len(entry.sums.tokens) < FEW_UNITS:
-            few[entry.sums.unit].append(label)
+        if entry.sums and (units := len(entry.sums.tokens)) < FEW_UNITS:
+            few[entry.sums.unit].append(f"{label} ({t.count(units)})")
     texts: dict[Unit, str] = {
-        "example": N_("{levels}: measured on fewer than {n} examples; with so few, the intervals are rough."),
+        "example": N_("{levels}: losses measured on fewer than {n} examples; with so few, the intervals are rough."),
         "sentence": N_(
-            "{levels}: measured on fewer than {n} different sentences, which recur in the examples; with so few, the "
-            "intervals are rough."
+            "{levels}: losses measured on fewer than {n} different sentences, which recur in the examples; with so few, "
+            "the intervals are rough."
         ),
     }
     return [t(texts[unit], levels=joined(labels), n=t.count(FEW_UNITS)) for unit, labels in few.items() if labels]

@@ -47,6 +47,21 @@ def by_model(report: Report, t: ReportLanguage) -> Table:
     return Table(t("Estimated levels of the sentences"), header, rows, range(2, len(header)), of_rows=of_rows)
 
 
+def rests_on(report: Report, t: ReportLanguage) -> list[Inline]:
+    """How many answers and examples each level's figures come from."""
+    figures = [(label, levels.tuned and levels.tuned.greedy) for label, levels in measured(report)]
+    return [
+        t(
+            "{level}: {answers} answers of each model, and the sentences of {examples} evaluation examples",
+            level=label,
+            answers=t.count(one.written.texts),
+            examples=t.count(one.references.texts),
+        )
+        for label, one in figures
+        if one and one.written and one.references
+    ]
+
+
 def by_mode(levels: WrittenLevels, t: ReportLanguage) -> Table:
     """One run's models, greedily and sampled."""
     rows = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from openpyxl import Workbook
+from support.runs import ROOT
 
 from cefr_batch.config.load import load_spec
 from cefr_batch.config.schema import Level
@@ -73,6 +74,14 @@ def test_it_names_the_commands_that_come_next(cefr_batch: Run, here: Path) -> No
     ]
     assert "  cd new\n" in out
     assert "  cefr-batch submit --level A1 --cluster slurm/uni --dry-run\n" in out
+    assert "smoke" not in out  # a login node is no place for it
+
+
+def test_without_a_cluster_it_names_the_commands_of_the_docs(cefr_batch: Run, here: Path) -> None:
+    named = cefr_batch("init").out.split("Next:\n")[1].splitlines()
+    page = (ROOT / "docs" / "get-started.md").read_text().splitlines()
+    first = page.index(f"$ {named[0].strip()}")
+    assert page[first : first + 2] == [f"$ {line.strip()}" for line in named]
 
 
 def test_a_machine_without_slurm_is_told_of_host_and_not_taken_for_the_cluster(cefr_batch: Run, here: Path) -> None:
@@ -166,8 +175,8 @@ def test_settings_follow_from_how_many_pairs_there_are(
     default = {"words_per_example": 10, "examples": 2000}
     assert {key: getattr(data, key) for key in default} == {**default, **chosen}
     assert f"{words * sentences} sentence pairs" in (here / "jobs" / "a2.yaml").read_text()
-    # the last but one line of what comes next is a dry run; it passes, with a model that is on this machine
-    (line,) = (line for line in result.out.splitlines() if line.endswith("--dry-run"))
+    # the last line of what comes next would be submitted, with a model that is on this machine
+    line = result.out.splitlines()[-1].replace("--wait", "--dry-run")
     model = ("--set", f"model.name={tiny_model}", "--set", "training.max_length=2048", "--set", "backend=peft")
     assert cefr_batch(*line.split()[1:], *model).code == 0
 

@@ -14,6 +14,7 @@ from support.kappa_by_definition import quadratic_weighted_kappa
 from cefr_batch.evaluation.level_estimator import level_estimator
 from cefr_batch.human_eval.level_scores import LevelScores, level_scores
 from cefr_batch.human_eval.scores import summarize
+from cefr_batch.human_eval.table import ratings_markdown
 from cefr_batch.human_eval.texts import QUALIFICATION_TEXTS
 from cefr_batch.records.level_figures import SCALE
 from cefr_batch.records.ratings import Form, FormItem, Qualification, Rated, RatedLevel, Source
@@ -168,6 +169,23 @@ def test_a_form_of_one_level_has_no_kappa_with_the_target_and_one_rater_no_agree
     assert {one.level for one in found.distances} == {"A1"}
     assert [one.kappa for one in found.kappas] == [None, None]
     assert (found.agreement.sentences, found.agreement.kappa, found.agreement.alpha) == (0, None, None)
+    shown = ratings_markdown(summarize([(form, rated_by(form, {"r1": given_levels(form)["r1"]}))], [RUNS["A1"]]))
+    for reason in (
+        "Kappa of raters and target has no value where all the sentences were written for one level.",
+        "Agreement between raters has no value where no two of them rated the same sentences, or all ratings are the same.",
+    ):
+        assert reason in shown
+
+
+def test_only_what_has_no_value_is_given_a_reason(scores: LevelScores) -> None:
+    form = a_form()
+    assert list(scores.undefined()) == []
+    one_level = level_scores([(form, rated_by(form, {"r1": {item.id: 2 for item in form.items}}))])
+    assert one_level
+    assert [reason.split(" has ")[0] for reason in one_level.undefined()] == [
+        "Agreement between raters",
+        "Agreement of estimates and raters",
+    ]
 
 
 def test_nobody_gave_a_level() -> None:

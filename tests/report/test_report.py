@@ -248,7 +248,9 @@ def test_a_part_of_the_evaluation_set_is_said(tmp_path: Path) -> None:
     store.put_json("runs/llama1b-a1-unsloth-v1/metrics.json", {**made, "evaluation": {"examples": 8, "batch_size": 8}})
     text = report_markdown(collect(store))
     assert "on 8 of the 20 evaluation examples" in text
-    assert "Not all evaluation examples were used: A1 8 of 20." in text
+    assert (
+        "The losses are measured on a part of the evaluation examples: A1 8 of 20 (`evaluation.max_examples`)." in text
+    )
 
 
 def test_batches_that_did_not_fit_and_several_gpus_are_said(tmp_path: Path) -> None:

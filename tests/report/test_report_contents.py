@@ -163,6 +163,8 @@ def test_rated_levels_are_shown_beside_the_target_the_raters_and_the_estimator(s
     assert "The raters' experience, as they state it: trained in rating by CEFR levels: 2." in text
     assert row(text, f"`{RUN}`") == ["B1", "Tuned", "12", "2.85", "−0.15 (−0.25 … −0.05)", "0.50 (0.40 … 0.60)"]
     assert row(text, "Raters and target, Baseline: weighted kappa") == ["–"]
+    assert "Kappa of raters and target has no value where all the sentences were written for one level." in text
+    assert "Agreement between raters has no value" not in text
     assert row(text, "Raters and target, Tuned: weighted kappa") == ["0.60 (0.50 … 0.70)"]
     assert row(text, "Raters with each other: Krippendorff's alpha, interval") == ["0.72"]
     assert row(text, "Spearman's rank correlation") == ["0.70 (0.60 … 0.80)"]
@@ -223,7 +225,7 @@ def test_markdown_shows_the_pictures_that_lie_beside_it(tmp_path: Path) -> None:
 
 def test_an_interval_over_few_examples_is_said_to_be_narrow(store: LocalStore) -> None:
     add_examples(store, RUN, [200.0, 210.0, 190.0], [50.0, 60.0, 40.0], sha256="x")
-    assert "B1: measured on fewer than 20 examples" in report_markdown(collect(store))
+    assert "B1 (3): losses measured on fewer than 20 examples" in report_markdown(collect(store))
 
 
 def test_exports_are_shown_with_what_their_verification_found(store: LocalStore) -> None:

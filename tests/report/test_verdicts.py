@@ -194,6 +194,10 @@ def test_few_answers_and_answers_without_a_sentence_are_said_so(tmp_path: Path) 
     assert "**A1: too few answers to tell**" in text
     assert "**too few answers or evaluation sentences to tell**" in text
     assert "**B1: wrote nothing that can be measured**" in text
+    assert (
+        f"The figures rest on: A1: 3 answers of each model, and the sentences of {len(own)} evaluation examples."
+        in text
+    )
     assert "rests on only" not in text
 
 
