@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
-from cefr_batch.config.load import load_specs
 from cefr_batch.config.schema import RunSpec
 from cefr_batch.config.sweep import sweep
-from cefr_batch.data import TokenCounter, leakage, load_dataset
-from cefr_batch.errors import DataError, ModelError, Problem, SpecError, UsageError
+from cefr_batch.data import leakage
+from cefr_batch.errors import ModelError, Problem, UsageError
 from cefr_batch.models.architecture import FAMILIES
-from cefr_batch.models.resolve import architecture, check_model, tokenizer_file
+from cefr_batch.models.resolve import architecture, check_model
 from cefr_batch.planning.capacity import Fit, estimate_capacity
 from cefr_batch.planning.gpus import Gpu, find_gpu
-from cefr_batch.planning.plan import Plan, make_plan
+from cefr_batch.planning.plan import Plan
 from cefr_batch.records.stages import Leakage
-from cefr_batch.runner.prepare import settle
+from cefr_batch.runner.findings import Findings
+from cefr_batch.runner.prepare import read_runs, read_specs, settle
 from cefr_batch.schedulers.base import Scheduler
-
-A = TypeVar("A")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,51 +65,37 @@ def plan_runs(
     """A plan for each run that ``submit`` would start, with the backend that it would choose. Reads data, tokenizer and
     model sizes, which may be downloaded; starts nothing.
 
-    ``gpu`` and ``price_per_hour`` (of one GPU) default to the cluster's. Raises ``SpecError`` with the problems of all
-    settings, ``DataError`` with those of all data, ``ModelError`` for a model whose memory cannot be estimated.
+    ``gpu`` and ``price_per_hour`` (of one GPU) default to the cluster's. Raises ``NotReady`` with the problems of all
+    settings, data and models that cannot be read, ``ModelError`` for a model whose memory cannot be estimated.
     """
     scheduler.require_settings()
     name = gpu or scheduler.gpu
     if price_per_hour is not None and name is None:
         raise UsageError("--price-per-hour needs --gpu: how long a run takes depends on the GPU")
     price = scheduler.price_per_hour if price_per_hour is None else price_per_hour
-    combinations = sweep(overrides)
-    read = _each(lambda level: load_specs(level, profile=profile, combinations=combinations), levels, SpecError)
-    specs = settle([spec for of_level in read for spec in of_level], scheduler)
-    varied = _varied(combinations) * len(levels)
     known = find_gpu(name) if name else None
-    load = cache(load_dataset)
-    datasets = _each(lambda spec: load(spec.data, spec.level), specs, DataError)
-    models = dict.fromkeys(spec.model for spec in specs)
-    counters = {model: TokenCounter(tokenizer_file(model), model.prompt) for model in models}
-    plans, check = [], cache(check_model)
-    seen = cache(lambda data: leakage(data.train, data.eval))
-    for spec, data, its in zip(specs, datasets, varied, strict=True):
-        plan = make_plan(spec, data, counters[spec.model])
-        fit = _fit(spec, plan, known, price) if known else None
-        problems = check(spec.model, tuple(spec.lora.target_modules))
-        plans.append(RunPlan(spec, plan, seen(data), fit, problems, its))
-    return plans
+    findings = Findings()
+    runs = read_runs(settle(read_specs(levels, profile, overrides, findings), scheduler), findings)
+    findings.raise_if_any()
+    seen, check = cache(lambda data: leakage(data.train, data.eval)), cache(check_model)
+    varied = _varied(sweep(overrides)) * len(levels)
+    return [
+        RunPlan(
+            one.spec,
+            one.plan,
+            seen(one.dataset),
+            _fit(one.spec, one.plan, known, price) if known else None,
+            check(one.spec.model, tuple(one.spec.lora.target_modules)),
+            its,
+        )
+        for one, its in zip(runs, varied, strict=True)
+    ]
 
 
 def _varied(combinations: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Of each combination the overrides that are not the same in all."""
     places = [place for place, same in enumerate(zip(*combinations, strict=True)) if len(set(same)) > 1]
     return [tuple(one[place] for place in places) for one in combinations]
-
-
-def _each(function: Callable[[A], T], items: Iterable[A], kind: type[SpecError] | type[DataError]) -> list[T]:
-    """The function's result for each item. Raises one error of this kind with the problems of all."""
-    results: list[T] = []
-    problems: list[Problem] = []
-    for item in items:
-        try:
-            results.append(function(item))
-        except kind as exc:
-            problems += exc.problems
-    if problems:
-        raise kind(dict.fromkeys(problems))
-    return results
 
 
 def _fit(spec: RunSpec, plan: Plan, gpu: Gpu, price_per_hour: float | None) -> Fit:

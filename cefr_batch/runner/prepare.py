@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -28,15 +28,15 @@ from cefr_batch.store import store_folder
 from cefr_batch.store.adapters import check_adapter
 from cefr_batch.store.base import Store
 
-Counters = Mapping[ModelSpec, TokenCounter | None]  # None: of a model that cannot be read
-
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that can be started: its spec, with the backend settled, and its dataset."""
+    """A run whose settings, data and model can be read. ``spec``: with the backend settled; ``counter``: of its model."""
 
     spec: RunSpec
     dataset: Dataset
+    counter: TokenCounter
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,12 @@ def prepare(
     backends = dict.fromkeys(spec.backend for spec in ready)
     # Asking the cluster takes time; meanwhile examples are built and counted.
     asked = in_background(partial(scheduler.check, backends, store.url)) if ask_scheduler else None
-    counters = {model: findings.get(token_counter, model) for model in dict.fromkeys(spec.model for spec in ready)}
-    prepared, memory = _planned(ready, counters, findings.get(lambda: scheduler.gpu), findings)
+    prepared = read_runs(ready, findings)
+    for model, modules in dict.fromkeys((spec.model, tuple(spec.lora.target_modules)) for spec in ready):
+        findings.problems += findings.get(check_model, model, modules) or []
+    memory = _check_plans(prepared, findings.get(lambda: scheduler.gpu), findings)
     if cross_evaluate and not findings.problems:
-        findings.problems += _cross_problems(prepared, counters)
+        findings.problems += _cross_problems(prepared)
     cluster = findings.get(asked.result if asked else partial(scheduler.check_settings, backends))
     findings.add([*(cluster or []), check_store(store)], warn_only=dry_run, force=force)
     if scheduler.scheme == "local":  # elsewhere the job says so, before it computes anything
@@ -125,25 +127,27 @@ def _all_linear(model: ModelSpec) -> list[str]:
         return [ALL_LINEAR]
 
 
-def _planned(
-    specs: Sequence[RunSpec], counters: Counters, gpu: str | None, findings: Findings
-) -> tuple[list[Prepared], list[Check]]:
-    """The runs whose data and model can be read, and whether each fits on the cluster's GPU, if that is known."""
+def read_runs(specs: Sequence[RunSpec], findings: Findings) -> list[Prepared]:
+    """Those of the runs whose data and model can be read. May download a model's small files; blocks for that."""
+    count = cache(lambda model: findings.get(token_counter, model))
     read = cache(lambda data, level: findings.get(load_dataset, data, level))
-    sizes = cache(lambda model: findings.get(architecture, model))
-    for model, modules in dict.fromkeys((spec.model, tuple(spec.lora.target_modules)) for spec in specs):
-        findings.problems += findings.get(check_model, model, modules) or []
-    prepared, fits = [], []
+    runs = []
     for spec in specs:
-        dataset, counter = read(spec.data, spec.level), counters[spec.model]
-        if dataset and counter:
-            plan = make_plan(spec, dataset, counter)
-            findings.problems += [Problem(f"level {spec.level}, {one.where}", one.what) for one in plan.problems()]
-            findings.warnings += [f"level {spec.level}, {one}" for one in plan.warnings()]
-            if gpu:
-                fits.append(_check_memory(spec, plan, sizes(spec.model), gpu))
-            prepared.append(Prepared(spec, dataset))
-    return prepared, fits
+        counter, dataset = count(spec.model), read(spec.data, spec.level)
+        if counter and dataset:
+            runs.append(Prepared(spec, dataset, counter, make_plan(spec, dataset, counter)))
+    return runs
+
+
+def _check_plans(prepared: Sequence[Prepared], gpu: str | None, findings: Findings) -> list[Check]:
+    """Collect what these runs would be refused for. Returns whether each fits on the cluster's GPU, if that is known."""
+    sizes = cache(lambda model: findings.get(architecture, model))
+    for one in prepared:
+        findings.problems += [
+            Problem(f"level {one.spec.level}, {each.where}", each.what) for each in one.plan.problems()
+        ]
+        findings.warnings += [f"level {one.spec.level}, {each}" for each in one.plan.warnings()]
+    return [_check_memory(one.spec, one.plan, sizes(one.spec.model), gpu) for one in prepared] if gpu else []
 
 
 def _check_memory(spec: RunSpec, plan: Plan, model: Architecture | None, gpu: str) -> Check:
@@ -172,18 +176,17 @@ def unreadable(where: str, spec: RunSpec, count: TokenCounter, examples: Sequenc
         yield Problem(where, fault.told(len(examples), "examples"))
 
 
-def _cross_problems(prepared: Sequence[Prepared], counters: Counters) -> Iterator[Problem]:
+def _cross_problems(prepared: Sequence[Prepared]) -> Iterator[Problem]:
     """What keeps each of these runs from being evaluated on the others' evaluation sets."""
     sets = {item.dataset.eval_sha256: item for item in prepared}
     if len(sets) < 2:
         yield Problem("--cross-evaluate", "needs runs with at least two different evaluation sets; name several levels")
     for item in prepared:
-        count = counters[item.spec.model]
         for other in sets.values():
-            if count and other.dataset.eval_sha256 != item.dataset.eval_sha256:
+            if other.dataset.eval_sha256 != item.dataset.eval_sha256:
                 examples = other.dataset.eval[: other.spec.evaluation.max_examples]
                 where = f"level {item.spec.level} on the evaluation set of {other.spec.level}"
-                yield from unreadable(where, item.spec, count, examples)
+                yield from unreadable(where, item.spec, item.counter, examples)
 
 
 def check_store(store: Store) -> Check:

@@ -162,19 +162,23 @@ def test_a_long_list_of_evaluations_shows_its_first_and_its_last(
     assert out.endswith(f"{' ' * 28}(278 more)\n{' ' * 28}step 290\n")
 
 
-def test_problems_of_all_levels_come_together_and_before_any_model_is_asked_for(
+def test_problems_of_all_levels_their_data_and_their_models_come_together(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("word,sentence\ncat,\n")
     arguments = ["--level", "A1", "--level", "A2", "--set", "model.name=/none"]
     assert main(["plan", *arguments, "--set", f"data.source={bad}"]) == 1
-    assert capsys.readouterr() == ("", f"error: {bad}: line 2: the sentence is empty\n")
+    no_model = "model /none is not a folder on this machine; check model.name"
+    both = f"error: 2 problems, nothing was started:\n  - {no_model}\n  - {bad}: line 2: the sentence is empty\n"
+    assert capsys.readouterr() == ("", both)
     assert main(["plan", *arguments, "--set", "training.epochs=0", "--set", "lora.rang=1"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: 2 problems in the settings:\n")
+    assert err.startswith("error: 2 problems, nothing was started:\n")
+    assert "training.epochs" in err
+    assert "lora.rang" in err
     assert main(["plan", *arguments]) == 1
-    assert capsys.readouterr().err == "error: model /none is not a folder on this machine; check model.name\n"
+    assert capsys.readouterr().err == f"error: {no_model}\n"
     assert main(["plan"]) == 2
 
 

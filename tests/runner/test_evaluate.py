@@ -29,8 +29,9 @@ from cefr_batch.runner import PruneRules, Session
 from cefr_batch.runner.clock import Clock
 from cefr_batch.runner.evaluate import PreparedEvaluations, cross_tasks, request_evaluations
 from cefr_batch.runner.evaluations import evaluation_states, open_tasks, requested_tasks
+from cefr_batch.runner.findings import Findings
 from cefr_batch.runner.launch import launch
-from cefr_batch.runner.prepare import Preparation, Prepared
+from cefr_batch.runner.prepare import Preparation, read_runs
 from cefr_batch.runner.wait import FAILED_SECONDS, wait_until_ended
 from cefr_batch.schedulers import SCHEDULERS, Observation, State
 from cefr_batch.schedulers.local.scheduler import LocalRequest
@@ -368,9 +369,9 @@ def test_runs_that_start_together_are_each_asked_for_the_sets_of_all_others(
 def test_cross_evaluate_records_its_requests_with_the_runs_or_starts_nothing(
     store: LocalStore, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    specs = [load_spec(level, overrides=[f"model.name={tiny_model}", "backend=peft"]) for level in ("A1", "B1")]
-    runs = [Prepared(spec, dataset_of(spec.level.value, tiny_model)) for spec in specs]
-    preparation = Preparation(runs, StartsNothing(), cross_evaluate=True)
+    overrides = [f"model.name={tiny_model}", "backend=peft", "data.examples=40"]
+    specs = [load_spec(level, overrides=overrides) for level in ("A1", "B1")]
+    preparation = Preparation(read_runs(specs, Findings()), StartsNothing(), cross_evaluate=True)
     started = launch(store, preparation).runs
     assert [[one.label for one in requested_tasks(store, run)] for run in started] == [["B1"], ["A1"]]
     monkeypatch.setattr(StartsNothing, "refuses", True)
