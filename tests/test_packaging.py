@@ -52,8 +52,9 @@ SHIPPED = ("jobs", "k8s", "slurm")  # folders outside the package that the wheel
 
 
 def _run(*command: str | Path, cwd: Path, code: int = 0, **environment: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # of a developer's shell
     result = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
+        [str(part) for part in command], cwd=cwd, env={**inherited, **environment}, capture_output=True, text=True
     )
     assert result.returncode == code, f"{command} in {cwd}:\n{result.stdout}\n{result.stderr}"
     return result.stdout

@@ -62,9 +62,9 @@ def command(
     rules = PruneRules(checkpoints, failed_days, keep, tuple(runs), force, unstarted_days)
     rules.check()
     rules = replace(rules, runs=tuple(session.find(runs) if runs else ()))
+    removals = session.find_removals(rules)  # first: it says which of the named runs cannot be removed
     if not (dry_run or yes or sys.stdin.isatty()):
         raise UsageError("prune asks before it removes, which needs a terminal; --yes removes without asking")
-    removals = session.find_removals(rules)
     if not removals:
         return click.echo("Nothing to remove.")
     _show(removals)

@@ -132,7 +132,7 @@ def test_a_run_that_is_being_stopped_is_to_be_waited_for(
     stopping = replace(state, state=State.RUNNING, settled=False, reason="asked to stop; it stores a checkpoint")
     assert stopping.stopping
     monkeypatch.setattr("cefr_batch.runner.prune.run_states", lambda *_: [stopping])
-    refused = cefr_batch("prune", run, "--yes")
+    refused = cefr_batch("prune", run)  # and not for the missing --yes
     assert refused.code == 2
     assert (
         f"{run} is RUNNING (asked to stop; it stores a checkpoint); wait until `cefr-batch status` shows" in refused.err

@@ -248,6 +248,7 @@ def test_the_untrained_model_is_also_asked_in_plain_words_without_and_with_examp
     assert few_shot.count("<|im_start|>assistant") == 4
     assert this.dataset.train[0].output in few_shot
     assert progress == sorted(progress)
+    assert progress[0] == (0, progress[-1][0]), "before the first batch, which takes a while"
     assert progress[-1] == (16, 16)
 
     assert result.texts

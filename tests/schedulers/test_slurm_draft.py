@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cefr_batch.schedulers.draft import as_yaml, draft_text
 from cefr_batch.schedulers.slurm import draft as slurm_draft
 from cefr_batch.schedulers.slurm.draft import associations, draft, partitions
+from cefr_batch.schedulers.slurm.machine import ThisMachine
 from cefr_batch.schedulers.slurm.site import load_site
 
 # sinfo --noheader --format=%P|%a|%l|%c|%m|%D|%G: of a cluster with two kinds of GPU nodes
@@ -127,6 +128,20 @@ def test_a_clone_in_the_place_of_the_shared_folder_is_not_taken(
     text = draft_text("A site.", draft())
     assert f"{tmp_path}/cefr-batch-jobs is a clone of cefr-batch" in text.replace("\n# ", " ")
     assert "shared" not in yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("other", ["", "n2"])
+def test_a_home_on_a_local_disk_will_do_where_this_machine_is_the_only_node(
+    other: str, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(slurm_draft, "LOCAL_FILE_SYSTEMS", {ThisMachine().folder(tmp_path)[1]})
+    nodes = f"{ThisMachine().node}.example.edu\n{other}"
+    command(commands, "sinfo", f"case $2 in --Node) echo '{nodes}' ;; *) echo 'all*|up|1:00|8|64000|1|gpu:2' ;; esac")
+    prints(commands, "sacctmgr", "")
+    text, settings = site(tmp_path, monkeypatch)
+    assert settings.get("shared") == (None if other else "~/cefr-batch-jobs")
+    assert ("seems to be a local disk" in text) == bool(other)
 
 
 def test_a_gpu_that_slurm_does_not_name_and_one_that_is_not_known(

@@ -97,6 +97,7 @@ class _Writer:
         def count(done: int, of_way: int) -> None:
             self.context.progress.count(self.done + done, self.ways * of_way)
 
+        count(0, 2 * len(self.examples))  # the first batch takes a while
         given = answers(self.context, self.model, self.examples, prompts, count)
         self.done += 2 * len(self.examples)
         return given

@@ -82,7 +82,7 @@ def draft(host: str | None = None) -> list[DraftSetting]:
     partition = _of_partition(slurm)
     has_gpu = any(one.key == "gres" and one.value for one in partition)
     python = _python_there(host, person, has_gpu) if host else _python_here(has_gpu)
-    return [*named, *partition, *_of_account(slurm, person), _shared(machine, person, host), *python]
+    return [*named, *partition, *_of_account(slurm, person), _shared(slurm, person, host), *python]
 
 
 def _person_there(machine: SlurmMachine) -> _Person:
@@ -201,21 +201,27 @@ def _distinct(names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name]
 
 
-def _shared(machine: SlurmMachine, person: _Person, host: str | None) -> DraftSetting:
+def _shared(slurm: client.Slurm, person: _Person, host: str | None) -> DraftSetting:
     folder = person.home / _JOBS
     use = "for scripts, output and the cache of models"
     try:
-        _, kind = machine.folder(folder)
-        why = in_a_clone(machine, folder)
+        _, kind = slurm.machine.folder(folder)
+        why = in_a_clone(slurm.machine, folder)
+        if not why and kind in LOCAL_FILE_SYSTEMS and not _is_every_node(slurm):
+            why = f"{person.home} is on {kind}, which seems to be a local disk"
     except SchedulerError as exc:
         kind, why = "unknown", str(exc)
-    if not why and kind in LOCAL_FILE_SYSTEMS:
-        why = f"{person.home} is on {kind}, which seems to be a local disk"
     if why:
         example, which = f"/shared/{person.name}/{_JOBS}", "which folder every node sees"
         return DraftSetting("shared", example, f"{which}, {use}: {why}.", known=False)
     value = str(folder) if host else f"~/{_JOBS}"
     return DraftSetting("shared", value, f"A folder that every node sees, {use}; {person.home} is on {kind}.")
+
+
+def _is_every_node(slurm: client.Slurm) -> bool:
+    """Whether the cluster has no other node than the machine that is asked. Raises ``SchedulerError``."""
+    hosts = slurm.run("sinfo", "--noheader", "--Node", "--format=%n", timeout=_SECONDS).split()
+    return {host.split(".")[0] for host in hosts} == {slurm.machine.node}
 
 
 def _python_there(host: str, person: _Person, has_gpu: bool) -> Iterator[DraftSetting]:
