@@ -48,12 +48,11 @@ MISSING = "MISSING"  # the state of a level that has no run
 R = TypeVar("R", bound=StoredRecord)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """A complete run. The keys of ``objects`` are relative to the run. ``evaluated``: its losses by example, if it stored
     them. ``written``: the texts of its models, if it stored some; ``levels``: what their sentences measure.
-    ``evaluations``: on other sets of examples;
-    ``exports``: for other programs."""
+    ``evaluations``: on other sets of examples; ``exports``: for other programs."""
 
     run: str
     metrics: Metrics
@@ -356,13 +355,23 @@ def read_result(store: Store, run: str) -> Result:
     spec = _read(store, run, layout.SPEC, SpecRecord)
     names = {stored.key for stored in manifest.objects}
     attempt = layout.attempt_name(metrics.attempts or 1)
-    image = _read(store, run, attempt, Attempt).image if attempt in names else None
-    about = (spec.spec, spec.code_version, image, spec.dataset, manifest.complete_at, tuple(manifest.objects))
-    stored = _read(store, run, layout.EVALUATION, EvaluationRecord).examples if layout.EVALUATION in names else ()
+    evaluated = _read(store, run, layout.EVALUATION, EvaluationRecord).examples if layout.EVALUATION in names else ()
     written = _written(store, run) if layout.GENERATION in names else ()
-    levels = _levels(store, metrics, spec.dataset, written)
-    beside = (tuple(_evaluations(store, run)), tuple(_exports(store, run)))
-    return Result(run, metrics, *about, tuple(stored), written, levels, *beside)
+    return Result(
+        run=run,
+        metrics=metrics,
+        spec=spec.spec,
+        code_version=spec.code_version,
+        image=_read(store, run, attempt, Attempt).image if attempt in names else None,
+        dataset=spec.dataset,
+        complete_at=manifest.complete_at,
+        objects=tuple(manifest.objects),
+        evaluated=tuple(evaluated),
+        written=written,
+        levels=_levels(store, metrics, spec.dataset, written),
+        evaluations=tuple(_evaluations(store, run)),
+        exports=tuple(_exports(store, run)),
+    )
 
 
 def _evaluations(store: Store, run: str) -> Iterator[SetEvaluation]:
