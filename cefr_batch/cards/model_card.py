@@ -21,7 +21,7 @@ from cefr_batch.data.chat_template import FILE as CHAT_TEMPLATE
 from cefr_batch.errors import NotFound
 from cefr_batch.evaluation.statistics import LossPart, Resampled, Sums
 from cefr_batch.files import write_bytes
-from cefr_batch.models.resolve import is_on_hub, public_name, without_folder
+from cefr_batch.models.resolve import SMOLLM2, is_on_hub, public_name, without_folder
 from cefr_batch.records import layout
 from cefr_batch.records.exports import ExportRecord
 from cefr_batch.records.level_figures import LevelFigures, WithInterval
@@ -68,6 +68,11 @@ class CardFacts:
     def base_is_public(self) -> bool:
         """Whether others find the base model by this name, on the hub."""
         return is_on_hub(self.spec.model)
+
+    @property
+    def base_is_packaged(self) -> bool:
+        """Whether the base model is the small one of a Python package."""
+        return self.spec.model.name == SMOLLM2
 
     @property
     def revision(self) -> str | None:

@@ -73,7 +73,7 @@ def command(
 
 
 def _next(folder: Path, levels: Sequence[str], first: FirstFiles, host: str | None) -> list[tuple[str, ...]]:
-    level = levels[0] if levels else "B1"
+    level = ",".join(levels) or "B1"
     run = ("cefr-batch", "submit", "--level", level)
     words: list[tuple[str, ...]] = [("cd", str(folder))] if folder.resolve() != Path.cwd() else []
     few = ("--set", f"data.examples={first.examples}") if first.examples else ()  # the profile asks for more

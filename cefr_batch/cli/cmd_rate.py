@@ -105,7 +105,7 @@ def show(runs: tuple[str, ...], levels: tuple[str, ...], session: Session, as_js
 
 def _said(one: Imported) -> str:
     gaps = f", {one.missing} marks missing" if one.missing else ""
-    gaps += f", {one.levels} with a level" if one.levels else ""
+    gaps += f", {one.levels} with a level" if one.levels else ", no levels given"
     again = "; replaces this rater's earlier file" if one.replaced else ""
     return (
         f"{one.file}: rater {one.rater}, form {one.form.id}: {one.complete} of {one.items} sentences rated{gaps}{again}"

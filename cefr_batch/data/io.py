@@ -178,7 +178,8 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
 
     The names of columns are case-folded. Each of these stands once; a record lacks those that its line lacks.
     """
-    return _read(path, _Wanted(TableLayout(way_out=_NO_NAMES), required, optional), normalize=True)
+    way_out = WayOut(f"{','.join(optional)} may follow", _ALONE) if optional else _NO_NAMES
+    return _read(path, _Wanted(TableLayout(way_out=way_out), required, optional), normalize=True)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def main(parent: str, model: str, kind: str, end: str, target: str) -> None:
     file = Path(target)
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.partial")
-    merged = _as_byte_level(Path(model), file.with_name(f".{file.name}.model"))
+    views = file.with_name(f".{file.name}.model")
+    merged = _view(Path(model), views / file.stem)
     if kind == "q4_k_m":
         half = aside.with_name(f"{aside.name}.f16")
         _convert(merged, "f16", half)
@@ -32,23 +33,24 @@ def main(parent: str, model: str, kind: str, end: str, target: str) -> None:
         _convert(merged, kind, aside)
     _name_end(aside, end)
     aside.replace(file)
-    shutil.rmtree(file.with_name(f".{file.name}.model"), ignore_errors=True)
+    shutil.rmtree(views, ignore_errors=True)
 
 
-def _as_byte_level(merged: Path, view: Path) -> Path:
-    """The model's folder, or a view of it for a tokenizer that the converter (0.1.1) would take for one of SentencePiece: by
-    ``byte_fallback`` alone, which does nothing without tokens for bytes. transformers 5.17 sets it for what it reads from
-    GGUF."""
-    tokenizer = read_json(merged / TOKENIZER)
-    if not tokenizer["model"].get("byte_fallback") or "<0x0A>" in tokenizer["model"]["vocab"]:
-        return merged
+def _view(merged: Path, view: Path) -> Path:
+    """The model's folder, as the converter (0.1.1) should see it.
+
+    It names the model by its folder. It takes a tokenizer for one of SentencePiece by ``byte_fallback`` alone, which does
+    nothing without tokens for bytes, and which transformers 5.17 sets for what it reads from GGUF.
+    """
     shutil.rmtree(view, ignore_errors=True)
-    view.mkdir()
+    view.mkdir(parents=True)
     for file in merged.iterdir():
         (view / file.name).symlink_to(file.resolve())
-    (view / TOKENIZER).unlink()
-    tokenizer["model"]["byte_fallback"] = False
-    write_json(view / TOKENIZER, tokenizer)
+    tokenizer = read_json(merged / TOKENIZER)
+    if tokenizer["model"].get("byte_fallback") and "<0x0A>" not in tokenizer["model"]["vocab"]:
+        (view / TOKENIZER).unlink()
+        tokenizer["model"]["byte_fallback"] = False
+        write_json(view / TOKENIZER, tokenizer)
     return view
 
 

@@ -81,7 +81,9 @@ def why_fewer(form: Form, runs: Sequence[Generated], items: int) -> list[str]:
     """Why a form has fewer sentences than were asked for, and how to get more."""
     words = items // (len(MODELS) * len(runs))
     short = [run for run in runs if len(run.pairs) < words]
-    reasons = [_too_few(run, words) for run in short]
+    each = " of each run" if len(runs) > 1 else ""
+    wanted = f"a form of {items} sentences needs {words} words{each}"
+    reasons = [f"{_written_for(run)}; {wanted}" for run in short]
     shared = sum(len(item.sources) - 1 for item in form.items)
     if shared:
         reasons.append(f"a sentence that was written more than once is shown once ({shared} of them)")
@@ -100,10 +102,10 @@ def why_fewer(form: Form, runs: Sequence[Generated], items: int) -> list[str]:
     return reasons
 
 
-def _too_few(run: Generated, words: int) -> str:
+def _written_for(run: Generated) -> str:
     cut = f"; {run.cut} answers were cut off at generation.max_new_tokens={run.limit}" if run.cut else ""
     asked = f" of the {run.asked} asked for" if run.asked else ""
-    return f"{run.run}: both models wrote a sentence for {len(run.pairs)} words{asked}, and {words} are wanted{cut}"
+    return f"{run.run}: both models wrote a sentence for {len(run.pairs)} words{asked}{cut}"
 
 
 def _answers_for(run: Generated, words: int) -> int:

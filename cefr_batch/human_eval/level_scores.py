@@ -101,15 +101,31 @@ class LevelScores:
 
     def undefined(self) -> Iterator[str]:
         """Messages to translate: why a measure of agreement has no value."""
-        if any(one.kappa is None for one in self.kappas):
-            yield N_("Kappa of raters and target has no value where all the sentences were written for one level.")
-        if self.agreement.alpha is None or self.agreement.kappa is None:
+        if any(one.judgements and one.kappa is None for one in self.kappas):
             yield N_(
-                "Agreement between raters has no value where no two of them rated the same sentences, or all ratings are "
-                "the same."
+                "The kappa of raters and target cannot be computed if all the rated sentences were written for the same "
+                "level."
             )
-        if self.estimator and not (self.estimator.kappa and self.estimator.spearman):
-            yield N_("Agreement of estimates and raters has no value where all ratings are the same.")
+        if self.agreement.alpha is None:
+            yield N_(
+                "Agreement between raters on levels cannot be computed if no sentence was rated by two of them, or if all "
+                "the ratings of such sentences are the same."
+            )
+        elif self.agreement.kappa is None:
+            yield N_(
+                "The kappa of two raters cannot be computed if both gave one and the same level to all sentences that both "
+                "rated."
+            )
+        if self.estimator and self.estimator.spearman is None:
+            yield N_(
+                "Spearman's rank correlation cannot be computed: the raters' mean level, or the estimate, is the same for "
+                "all sentences."
+            )
+        if self.estimator and self.estimator.kappa is None:
+            yield N_(
+                "The weighted kappa of rounded estimates cannot be computed: all ratings and all rounded estimates are the "
+                "same level."
+            )
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ def ratings_markdown(ratings: Ratings) -> str:
         return f"{heading} Nothing to show.\n"
     notes = (
         "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences. Difference: tuned minus baseline on the "
-        "same words. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree too little for firm conclusions. It has "
-        "no value where no two raters marked the same sentences, or all marks are the same."
+        "same words. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree too little for firm conclusions. Alpha "
+        "cannot be computed (—) for a criterion if no sentence has marks from two raters, or if all the marks of such "
+        "sentences are the same."
     )
     lines = [heading, "", *_means(ratings), "", *_agreement(ratings), "", notes]
     return "\n".join([*lines, *(_levels(ratings.levels) if ratings.levels else ())]) + "\n"
@@ -67,7 +68,7 @@ def _estimator(found: EstimatorAgreement | None) -> Iterator[str]:
     yield _row("RMSE", _figure(found.rmse))
     yield _row("Spearman", _figure(found.spearman))
     yield _row("quadratic weighted kappa of rounded estimates", _figure(found.kappa))
-    yield _row("sentences", str(found.sentences))
+    yield _row("sentences (a line without a word has no estimate)", str(found.sentences))
 
 
 def _figure(found: Figure | None, sign: str = "") -> str:

@@ -74,9 +74,9 @@ def _few_examples(comparison: Comparison, t: ReportLanguage) -> list[Markdown]:
         if entry.sums and (units := len(entry.sums.tokens)) < FEW_UNITS:
             few[entry.sums.unit].append(f"{label} ({t.count(units)})")
     texts: dict[Unit, str] = {
-        "example": N_("{levels}: losses measured on fewer than {n} examples; with so few, the intervals are rough."),
+        "example": N_("Losses measured on fewer than {n} examples: {levels}; with so few, the intervals are rough."),
         "sentence": N_(
-            "{levels}: losses measured on fewer than {n} different sentences, which recur in the examples; with so few, "
+            "Losses measured on fewer than {n} different sentences, which recur in the examples: {levels}; with so few, "
             "the intervals are rough."
         ),
     }

@@ -103,7 +103,7 @@ def partly_evaluated(comparison: Comparison, t: ReportLanguage) -> list[Inline]:
     for label, result in zip(comparison.labels, comparison.results, strict=True):
         used, there = result.metrics.examples_evaluated, result.metrics.data.eval_examples
         if used != there:
-            parts.append(t("{level} {used} of {all}", level=label, used=t.count(used), all=t.count(there)))
+            parts.append(t("{level}: {used} of {all}", level=label, used=t.count(used), all=t.count(there)))
     return parts
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from cefr_batch.evaluation.level_estimator import level_estimator
 from cefr_batch.i18n.language import N_, NONE
-from cefr_batch.records.level_figures import SCALE, LevelFigures, LevelGap, TextLevels, WithInterval, WrittenLevels
+from cefr_batch.records.level_figures import SCALE, LevelFigures, TextLevels, WithInterval, WrittenLevels
 from cefr_batch.report.blocks import Table
 from cefr_batch.report.collect import Report
 from cefr_batch.report.generation_tables import OTHER_WAYS
 from cefr_batch.report.markdown import Inline, Markdown, ReportLanguage, strong
+from cefr_batch.report.verdicts import FEW
 
 MODELS = {
     "baseline": N_("Untrained, asked as in training"),
@@ -38,43 +39,28 @@ def by_model(report: Report, t: ReportLanguage) -> Table:
     rows, of_rows = [], []
     for label, levels in measured(report):
         figures = dict(figures_of(levels))
-        shown = [(t(MODELS[model]), one.written, one.gap) for model, one in figures.items()]
+        rows += [(label, t(MODELS[model]), *_written(one, t)) for model, one in figures.items()]
         references = next((one.references for one in figures.values() if one.references), None)
-        shown.append((t("The level's own sentences"), references, None))
-        rows += [(label, name, *_cells(texts, gap, t)) for name, texts, gap in shown]
-        of_rows += [label] * len(shown)
+        rows.append((label, t("The level's own sentences"), *_references(references, t)))
+        of_rows += [label] * (len(figures) + 1)
     header = (t("Level"), t("Written by"), *_header(t))
-    return Table(t("Estimated levels of the sentences"), header, rows, range(2, len(header)), of_rows=of_rows)
-
-
-def rests_on(report: Report, t: ReportLanguage) -> list[Inline]:
-    """How many answers and examples each level's figures come from."""
-    figures = [(label, levels.tuned and levels.tuned.greedy) for label, levels in measured(report)]
-    return [
-        t(
-            "{level}: {answers} answers of each model, and the sentences of {examples} evaluation examples",
-            level=label,
-            answers=t.count(one.written.texts),
-            examples=t.count(one.references.texts),
-        )
-        for label, one in figures
-        if one and one.written and one.references
-    ]
+    return Table(t("Estimated levels of the sentences"), header, rows, range(3, len(header)), of_rows=of_rows)
 
 
 def by_mode(levels: WrittenLevels, t: ReportLanguage) -> Table:
     """One run's models, greedily and sampled."""
     rows = [
-        (t(MODELS[model]), words, *_cells(one.written, one.gap, t))
+        (t(MODELS[model]), words, *_written(one, t))
         for mode, words in (("greedy", t("greedy")), ("sampled", t("sampled")))
         for model, one in figures_of(levels, mode)
     ]
     header = (t("Written by"), t("Mode"), *_header(t))
-    return Table(t("Estimated levels of the sentences"), header, rows, range(2, len(header)))
+    return Table(t("Estimated levels of the sentences"), header, rows, range(3, len(header)))
 
 
 def _header(t: ReportLanguage) -> tuple[Inline, ...]:
     return (
+        t("From"),
         t("Sentences"),
         t("Mean level"),
         t("RMSE to the target"),
@@ -85,17 +71,39 @@ def _header(t: ReportLanguage) -> tuple[Inline, ...]:
     )
 
 
-def _cells(texts: TextLevels | None, gap: LevelGap | None, t: ReportLanguage) -> tuple[Inline, ...]:
+def _written(of: LevelFigures, t: ReportLanguage) -> tuple[Inline, ...]:
+    """What a model wrote. An answer without a sentence measures nothing."""
+    texts, gap = of.written, of.gap
     if texts is None:
-        return ("0", *[NONE] * 6)
+        return (NONE, "0", *[NONE] * 6)
+    answers = t("{n} answers", n=t.count(texts.texts))
+    if texts.measured_texts < texts.texts:
+        answers = t("{n} of {all} answers", n=t.count(texts.measured_texts), all=t.count(texts.texts))
+    apart = (
+        (_difference(gap.mean_difference, texts.units >= FEW, t), figure(gap.wasserstein, t)) if gap else (NONE, NONE)
+    )
+    return (answers, *_figures(texts, t), *apart)
+
+
+def _references(texts: TextLevels | None, t: ReportLanguage) -> tuple[Inline, ...]:
+    """The level's own sentences, which may be in several examples."""
+    if texts is None:
+        return (NONE, "0", *[NONE] * 6)
+    examples = t("{n} examples", n=t.count(texts.texts))
+    if texts.units != texts.measured_texts:
+        examples = t(
+            "{n} examples, {different} different sentences", n=t.count(texts.texts), different=t.count(texts.units)
+        )
+    return (examples, *_figures(texts, t), NONE, NONE)
+
+
+def _figures(texts: TextLevels, t: ReportLanguage) -> tuple[Inline, ...]:
     return (
         t.count(texts.sentences),
         figure(texts.mean, t),
         figure(texts.rmse, t),
         _percent(texts.within_half_percent, t),
         _percent(texts.within_one_percent, t),
-        _difference(gap.mean_difference, t) if gap else NONE,
-        figure(gap.wasserstein, t) if gap else NONE,
     )
 
 
@@ -104,9 +112,9 @@ def figure(one: WithInterval, t: ReportLanguage) -> Inline:
     return t.figure(one.value) + ("" if one.low is None else f" ({t.figure(one.low)} … {t.figure(one.high)})")
 
 
-def _difference(one: WithInterval, t: ReportLanguage) -> Inline:
+def _difference(one: WithInterval, enough: bool, t: ReportLanguage) -> Inline:
     shown = t.signed(one.value) + ("" if one.low is None else f" ({t.figure(one.low)} … {t.figure(one.high)})")
-    return strong(shown) if one.excludes_zero else shown
+    return strong(shown) if enough and one.excludes_zero else shown
 
 
 def _percent(one: WithInterval, t: ReportLanguage) -> Inline:

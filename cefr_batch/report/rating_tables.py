@@ -28,9 +28,17 @@ def marks(ratings: Ratings, t: ReportLanguage) -> Table:
             baseline, tuned = (score.get((run, criterion, model)) for model in ("baseline", "tuned"))
             shown = (baseline, tuned, gain.get((run, criterion)))
             cells = (_mean(one.mean, one.interval, t) if one else NONE for one in shown)
-            rows.append((code(run), t(NAMES[criterion]), *cells))
-    header = (t("Run"), t("Criterion"), t("Baseline"), t("Tuned"), t("Tuned − baseline"))
-    return Table(t("Mean marks"), header, rows, (2, 3, 4))
+            sentences = (t.count(one.items if one else 0) for one in (baseline, tuned))
+            rows.append((code(run), t(NAMES[criterion]), *cells, " / ".join(sentences)))
+    header = (
+        t("Run"),
+        t("Criterion"),
+        t("Baseline"),
+        t("Tuned"),
+        t("Tuned − baseline"),
+        t("Sentences, baseline / tuned"),
+    )
+    return Table(t("Mean marks"), header, rows, (2, 3, 4, 5))
 
 
 def _mean(mean: float, interval: Interval | None, t: ReportLanguage) -> Inline:
@@ -80,14 +88,27 @@ def distances(levels: LevelScores, t: ReportLanguage) -> Table:
 def level_agreement(levels: LevelScores, t: ReportLanguage) -> Table:
     """How far the raters agree on levels: with the target, and with each other."""
     rows = [
-        (t("Raters and target, {model}: weighted kappa", model=t(MODEL_NAMES[one.model])), _figure(one.kappa, t))
+        (
+            t("Raters and target, {model}: weighted kappa", model=t(MODEL_NAMES[one.model])),
+            _figure(one.kappa, t),
+            t("{n} judgements", n=t.count(one.judgements)),
+        )
         for one in levels.kappas
     ]
+    among = levels.agreement
     rows += [
-        (t("Raters with each other: weighted kappa, mean over pairs of raters"), t.figure(levels.agreement.kappa)),
-        (t("Raters with each other: Krippendorff's alpha, interval"), t.figure(levels.agreement.alpha)),
+        (
+            t("Raters with each other: weighted kappa, mean over pairs of raters"),
+            t.figure(among.kappa),
+            t("{n} pairs of raters", n=t.count(among.pairs)),
+        ),
+        (
+            t("Raters with each other: Krippendorff's alpha, interval"),
+            t.figure(among.alpha),
+            t("{n} sentences", n=t.count(among.sentences)),
+        ),
     ]
-    return Table(t("Agreement on levels"), (t("Agreement"), t("Value")), rows, (1,))
+    return Table(t("Agreement on levels"), (t("Agreement"), t("Value"), t("Over")), rows, (1,))
 
 
 def estimator(found: EstimatorAgreement, t: ReportLanguage) -> Table:

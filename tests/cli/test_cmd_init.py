@@ -73,7 +73,7 @@ def test_it_names_the_commands_that_come_next(cefr_batch: Run, here: Path) -> No
         "slurm/uni.yaml",
     ]
     assert "  cd new\n" in out
-    assert "  cefr-batch submit --level A1 --cluster slurm/uni --dry-run\n" in out
+    assert "  cefr-batch submit --level A1,A2 --cluster slurm/uni --dry-run\n" in out
     assert "smoke" not in out  # a login node is no place for it
 
 

@@ -13,7 +13,7 @@ from support.prompts import CHATML
 from cefr_batch.data import prompt_format
 from cefr_batch.errors import ExportError
 from cefr_batch.export import gguf as exported
-from cefr_batch.export.converter import _as_byte_level
+from cefr_batch.export.converter import _view
 from cefr_batch.export.gguf import GgufMetadata, convert
 
 
@@ -101,8 +101,8 @@ def test_a_byte_level_tokenizer_is_shown_as_one(
     if bytes_there:
         tokenizer["model"]["vocab"]["<0x0A>"] = 600
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    view = _as_byte_level(folder, tmp_path / "view")
-    assert (view != folder) is changed
+    view = _view(folder, tmp_path / "views" / "run-f16")
+    assert view.name == "run-f16", "it names the model by its folder"
     assert {file.name for file in view.iterdir()} == {file.name for file in folder.iterdir()}
     shown = json.loads((view / "tokenizer.json").read_text(encoding="utf-8"))
     assert shown["model"]["byte_fallback"] is (fallback and not changed)

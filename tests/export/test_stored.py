@@ -208,7 +208,7 @@ def test_the_card_lies_beside_the_file_with_what_the_verification_found(
 ) -> None:
     export_gguf(store, run, "f16")
     card = layout.run_key(run, layout.export_card("gguf-f16"))
-    assert "Not verified: llama.cpp is not installed here" in store.get(card).decode()
+    assert "Not verified when it was exported: llama.cpp is not installed here" in store.get(card).decode()
     verifying(monkeypatch, CheckAnswer(check=check(equal_texts=18, differences=[])))
     monkeypatch.setattr(ExportCheck, "problems", lambda *_: iter(()))
     export_gguf(store, run, "f16")

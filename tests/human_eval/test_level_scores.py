@@ -171,8 +171,8 @@ def test_a_form_of_one_level_has_no_kappa_with_the_target_and_one_rater_no_agree
     assert (found.agreement.sentences, found.agreement.kappa, found.agreement.alpha) == (0, None, None)
     shown = ratings_markdown(summarize([(form, rated_by(form, {"r1": given_levels(form)["r1"]}))], [RUNS["A1"]]))
     for reason in (
-        "Kappa of raters and target has no value where all the sentences were written for one level.",
-        "Agreement between raters has no value where no two of them rated the same sentences, or all ratings are the same.",
+        "The kappa of raters and target cannot be computed",
+        "Agreement between raters on levels cannot be computed",
     ):
         assert reason in shown
 
@@ -182,10 +182,22 @@ def test_only_what_has_no_value_is_given_a_reason(scores: LevelScores) -> None:
     assert list(scores.undefined()) == []
     one_level = level_scores([(form, rated_by(form, {"r1": {item.id: 2 for item in form.items}}))])
     assert one_level
-    assert [reason.split(" has ")[0] for reason in one_level.undefined()] == [
-        "Agreement between raters",
-        "Agreement of estimates and raters",
+    assert one_level.estimator
+    assert one_level.estimator.kappa, "the estimates differ, so that chance can be told from agreement"
+    assert [reason.split(" cannot ")[0] for reason in one_level.undefined()] == [
+        "Agreement between raters on levels",
+        "Spearman's rank correlation",
     ]
+
+
+def test_pairs_of_raters_without_a_kappa_may_agree_all_the_same() -> None:
+    """The pairs share one sentence each, so no pair has a kappa; over all three raters, alpha is 1."""
+    form = a_form(2)
+    rated = rated_by(form, {"r1": {"s00": 1, "s01": 3}, "r2": {"s00": 1}, "r3": {"s01": 3}})
+    found = level_scores([(form, rated)])
+    assert found
+    assert (found.agreement.alpha, found.agreement.kappa) == (1.0, None)
+    assert "The kappa of two raters cannot be computed" in "".join(found.undefined())
 
 
 def test_nobody_gave_a_level() -> None:

@@ -219,7 +219,11 @@ HEADER = b"form,rater,item,word_usage,level_appropriateness,grammatical_accuracy
         ("a.json", b'{"ratings": [3]}', "it has no list of ratings"),
         ("a.json", b'{"ratings": [], "mark": 3}', "unknown names: 'mark'"),
         ("a.csv", b"", "is empty"),
-        ("a.csv", b"form;rater;item;word_usage\n", "the first line must be 'form,rater,item,word_usage,level_approp"),
+        (
+            "a.csv",
+            b"form;rater;item;word_usage\n",
+            "naturalness', but is 'form;rater;item;word_usage' (level,qualification may follow)",
+        ),
         ("a.csv", HEADER + b'"' + b"a" * 200_000, "is not valid CSV: line 2"),
         ("a.csv", HEADER.replace(b"\n", b",item\n"), "the header has the column item more than once"),
         ("a.csv", HEADER + "f,ş,s1,1,1,1,1,".encode() + b"\xff\n", "is not UTF-8"),
@@ -331,10 +335,10 @@ def test_export_import_show(cefr_batch: Command, store: LocalStore, tmp_path: Pa
     file = write(tmp_path, "a.json", saved_json(form, "r1", lambda item, _: None if item == "s8" else 4))
     result = cefr_batch("rate", "import", str(file))
     assert result.out.startswith(
-        f"{file}: rater r1, form {form_id}: 7 of 8 sentences rated, 4 marks missing\n1 rater, 7 sent"
+        f"{file}: rater r1, form {form_id}: 7 of 8 sentences rated, 4 marks missing, no levels given\n1 rater, 7 sent"
     )
     again = cefr_batch("rate", "import", str(write(tmp_path, "a.csv", saved_csv(form, "r1", lambda *_: 2))))
-    assert "8 of 8 sentences rated; replaces this rater's earlier file\n" in again.out
+    assert "8 of 8 sentences rated, no levels given; replaces this rater's earlier file\n" in again.out
     shown = json.loads(cefr_batch("rate", "show", "--json").out)
     assert (shown["raters"], shown["items"]) == (1, 8)
     assert {score["mean"] for score in shown["scores"]} == {2.0}
@@ -352,7 +356,8 @@ def test_export_says_when_there_are_fewer_sentences_than_asked_for(
     assert "60 sentences" in made.out
     assert made.err == (
         "note: fewer than the 100 asked for:\n"
-        "  tiny-a1-peft-v1: both models wrote a sentence for 30 words of the 30 asked for, and 50 are wanted\n"
+        "  tiny-a1-peft-v1: both models wrote a sentence for 30 words of the 30 asked for; a form of 100 sentences needs "
+        "50 words\n"
         "  for more, submit the level again, with its profile if it had one, and "
         "--set generation.examples=5 --set evaluation.max_examples=5\n"
         "  if `cefr-batch plan` with these settings shows fewer answers than 5, raise data.examples, too "
@@ -372,8 +377,8 @@ def test_export_says_that_answers_were_cut_off(cefr_batch: Command, store: Local
     made = cefr_batch("rate", "export", RUNS[0], "--out", str(tmp_path / "form.html"), "--items", "61")
     assert made.err == (
         "note: fewer than the 61 asked for:\n"
-        "  tiny-a1-peft-v1: both models wrote a sentence for 6 words of the 20 asked for, and 30 are wanted; 2 answers were "
-        "cut off at generation.max_new_tokens=60\n"
+        "  tiny-a1-peft-v1: both models wrote a sentence for 6 words of the 20 asked for; 2 answers were "
+        "cut off at generation.max_new_tokens=60; a form of 61 sentences needs 30 words\n"
         "  a sentence that was written more than once is shown once (2 of them)\n"
         "  each run has the same number of words, and each word two sentences\n"
         "  for more, submit the level again, with its profile if it had one, and "

@@ -249,7 +249,8 @@ def test_a_part_of_the_evaluation_set_is_said(tmp_path: Path) -> None:
     text = report_markdown(collect(store))
     assert "on 8 of the 20 evaluation examples" in text
     assert (
-        "The losses are measured on a part of the evaluation examples: A1 8 of 20 (`evaluation.max_examples`)." in text
+        "on only some of the evaluation examples: A1: 8 of 20 (limited by the setting `evaluation.max_examples`)."
+        in text
     )
 
 

@@ -123,7 +123,7 @@ def test_ratings_are_shown_where_people_gave_some(store: LocalStore) -> None:
     ratings = Ratings(3, 24, tuple(scores), tuple(gains), tuple(agreement))
     found = collect(store)
     text = report_markdown(Report(found.store, found.entries, ratings))
-    assert "3 raters gave marks from 1 to 5 to 24 sentences" in text
+    assert "Marks from 1 to 5 for 24 sentences, by people who did not know which model wrote them (raters: 3)." in text
     line = "| Word usage            | 2.00 (1.75 … 2.25) | 4.50 (4.25 … 4.75) | 2.50 (2.10 … 2.90) |"
     assert line in text
     assert row(text, "Level appropriateness") == ["–", "12"]
@@ -162,11 +162,11 @@ def test_rated_levels_are_shown_beside_the_target_the_raters_and_the_estimator(s
     assert text.count(said) == 2  # in the first lines, and on the card
     assert "The raters' experience, as they state it: trained in rating by CEFR levels: 2." in text
     assert row(text, f"`{RUN}`") == ["B1", "Tuned", "12", "2.85", "−0.15 (−0.25 … −0.05)", "0.50 (0.40 … 0.60)"]
-    assert row(text, "Raters and target, Baseline: weighted kappa") == ["–"]
-    assert "Kappa of raters and target has no value where all the sentences were written for one level." in text
-    assert "Agreement between raters has no value" not in text
-    assert row(text, "Raters and target, Tuned: weighted kappa") == ["0.60 (0.50 … 0.70)"]
-    assert row(text, "Raters with each other: Krippendorff's alpha, interval") == ["0.72"]
+    assert row(text, "Raters and target, Baseline: weighted kappa") == ["–", "35 judgements"]
+    assert "The kappa of raters and target cannot be computed" in text
+    assert "Agreement between raters on levels cannot" not in text
+    assert row(text, "Raters and target, Tuned: weighted kappa") == ["0.60 (0.50 … 0.70)", "35 judgements"]
+    assert row(text, "Raters with each other: Krippendorff's alpha, interval") == ["0.72", "24 sentences"]
     assert row(text, "Spearman's rank correlation") == ["0.70 (0.60 … 0.80)"]
     unmeasured = Report(found.store, found.entries, replace(ratings, levels=replace(levels, estimator=None)))
     assert "The level estimator is not installed where this report was made" in report_markdown(unmeasured)
@@ -225,7 +225,7 @@ def test_markdown_shows_the_pictures_that_lie_beside_it(tmp_path: Path) -> None:
 
 def test_an_interval_over_few_examples_is_said_to_be_narrow(store: LocalStore) -> None:
     add_examples(store, RUN, [200.0, 210.0, 190.0], [50.0, 60.0, 40.0], sha256="x")
-    assert "B1 (3): losses measured on fewer than 20 examples" in report_markdown(collect(store))
+    assert "Losses measured on fewer than 20 examples: B1 (3); with so few" in report_markdown(collect(store))
 
 
 def test_exports_are_shown_with_what_their_verification_found(store: LocalStore) -> None:
