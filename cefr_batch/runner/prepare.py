@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ def _store_around(store: Store) -> Path | None:
     """The store in whose folder this one lies, as where somebody works in the folder of runs; None if there is none."""
     folder = store_folder(store.url)
     for outer in folder.parents if folder else ():
-        if (outer / layout.RUNS).is_dir() and any((outer / layout.DATASETS).glob("[0-9a-f]" * 64)):
+        if os.path.isdir(outer / layout.RUNS) and any((outer / layout.DATASETS).glob("[0-9a-f]" * 64)):
             return outer
     return None
 

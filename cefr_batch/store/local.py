@@ -110,7 +110,12 @@ class LocalStore(Store):
 
     @override
     def exists(self, key: str) -> bool:
-        return os.path.isfile(self._path(key))
+        try:
+            return stat.S_ISREG(self._path(key).stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as exc:
+            raise _failure(f"cannot read {self.url}/{key}", exc) from exc
 
     @override
     def objects(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -122,10 +127,10 @@ class LocalStore(Store):
         for path, _, names in os.walk(folder, onerror=self._require_reachable):
             for name in names:
                 file = Path(path, name)
-                if name.startswith(_ASIDE) or file.is_symlink():
+                if name.startswith(_ASIDE):
                     continue
                 try:
-                    found = file.stat()
+                    found = file.lstat()  # a symbolic link is no object
                 except OSError as exc:  # removed meanwhile
                     self._require_reachable(exc)
                     continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from support.stand_in import StandInLauncher, started, until
 from cefr_batch.errors import SchedulerError
 from cefr_batch.records import layout
 from cefr_batch.runner import Session
+from cefr_batch.runner.prepare import check_store
 from cefr_batch.runner.status import run_states
 from cefr_batch.runner.submission import read_submission
 from cefr_batch.schedulers import SCHEDULERS, Job, Observation, State
@@ -101,6 +104,22 @@ def test_a_store_in_the_folder_of_another_is_refused(
     assert result.code == 1
     assert f"it lies in the folder of another store, {store.root}; work in the folder above that" in result.err
     assert store.folders("runs/") == ["tiny-a1-peft-v1"]
+
+
+def test_a_store_in_a_folder_that_may_not_be_searched_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system's error stands in for rights, which bind everybody but root."""
+    look = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if tmp_path in Path(path).parents:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "cannot be written; give another with --store" in check_store(LocalStore(tmp_path / "runs")).problem
 
 
 def test_dry_run_prints_the_request_and_touches_nothing(

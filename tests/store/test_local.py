@@ -6,6 +6,7 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,39 @@ def test_a_folder_whose_file_server_is_away_is_not_empty(store: LocalStore, monk
         list(store.objects("runs/x/"))
     with pytest.raises(Unavailable, match="Stale file handle"):
         store.folders("runs/")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ESTALE, Unavailable), (errno.EIO, Unavailable), (errno.EACCES, StoreError)],
+    ids=errno.errorcode.get,
+)
+def test_an_object_that_cannot_be_looked_at_is_not_missing(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[StoreError]
+) -> None:
+    """Else an older run would be taken for the newest complete one. The file system's error stands in for the file
+    system."""
+    store.put("runs/x/manifest.json", b"{}")
+    look = os.stat
+
+    def stat(path: int | str | Path, **options: Any) -> os.stat_result:
+        if str(path).endswith("manifest.json"):
+            raise OSError(number, os.strerror(number), path)
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(StoreError, match=f"cannot read .*/runs/x/manifest.json: {os.strerror(number)}") as caught:
+        store.exists("runs/x/manifest.json")
+    assert type(caught.value) is kind
+    if kind is Unavailable:
+        with pytest.raises(Unavailable, match=os.strerror(number)):
+            list(store.objects("runs/"))
+
+
+@pytest.mark.parametrize("key", ["runs/x", "runs/x/log/deeper", "runs/y/log"])
+def test_a_folder_is_no_object_and_nothing_is_below_a_file(store: LocalStore, key: str) -> None:
+    store.put("runs/x/log", b"1")
+    assert not store.exists(key)
 
 
 @pytest.fixture
