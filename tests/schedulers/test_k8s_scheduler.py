@@ -222,6 +222,17 @@ def test_cancel_deletes_what_has_not_ended(api: Api, site: Callable[..., Kuberne
         scheduler.cancel([Job("run-a", again[0])], STORE)
 
 
+def test_of_jobs_in_several_namespaces_all_are_cancelled_or_none(
+    api: Api, site: Callable[..., KubernetesScheduler]
+) -> None:
+    scheduler = site()
+    (handle, *_) = scheduler.submit(scheduler.render(GROUP))
+    api.refused = {"GET /apis/batch/v1/namespaces/other/jobs": 403}
+    with pytest.raises(SchedulerError, match="refused with 403"):
+        scheduler.cancel([Job("run-a", handle), Job("run-z", "k8s://here/other/run-z")], STORE)
+    assert f"{JOBS}/run-a" in api.objects
+
+
 @pytest.mark.parametrize("mode", ["jobs", "indexed"])
 @pytest.mark.parametrize("of", ["another run", "another store", "the report"])
 def test_a_job_that_is_not_the_run_s_is_not_deleted(

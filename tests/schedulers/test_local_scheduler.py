@@ -260,6 +260,28 @@ def test_jobs_of_which_one_is_elsewhere_are_all_left_alone(store: LocalStore, fo
     assert state_of(here) is State.RUNNING
 
 
+def test_jobs_of_which_one_is_another_user_s_are_all_left_alone(
+    store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's answer stands in for another user."""
+    mine, theirs = submit(store, "run-a", "run-b")
+    until(lambda: started(folder) == ["run-a"])
+    until(lambda: state_of(theirs) is State.PENDING)
+    kill = os.kill
+
+    def refuse(pid: int, number: int) -> None:
+        if pid == pid_of(theirs):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        kill(pid, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", refuse)
+        with pytest.raises(SchedulerError, match=r"run-b .* belongs to another user"):
+            scheduler.cancel([mine, theirs], store.url)
+    time.sleep(0.2)
+    assert state_of(mine) is State.RUNNING
+
+
 def test_a_command_that_cannot_be_started_leaves_nothing_in_the_queue(store: LocalStore) -> None:
     class Broken(LocalScheduler):
         def process(self, spec: JobSpec) -> LocalRequest:

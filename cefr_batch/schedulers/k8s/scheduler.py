@@ -243,11 +243,15 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
     def cancel(self, jobs: Sequence[Job], store_url: str) -> None:
         """Deletes the Jobs; their pods get SIGTERM, and have their grace period to store a checkpoint."""
         references = {job.run: JobReference.parse(job.handle) for job in jobs}
+        found: list[tuple[Cluster, str, Object]] = []
         for context, namespace in dict.fromkeys((one.context, one.namespace) for one in references.values()):
             chosen = {
                 run: one.job for run, one in references.items() if (one.context, one.namespace) == (context, namespace)
             }
-            self._cancel(self._connect(context), namespace, chosen, store_url)
+            cluster = self._connect(context)
+            found += [(cluster, namespace, job) for job in self._to_cancel(cluster, namespace, chosen, store_url)]
+        for cluster, namespace, job in found:
+            cluster.delete_job(namespace, job)
 
     @override
     def release(self, jobs: Sequence[Job], store_url: str) -> None:
@@ -307,7 +311,10 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
         """What was seen of a Job is not true of its successor."""
         self._snapshots.pop((context, namespace), None)
 
-    def _cancel(self, cluster: Cluster, namespace: str, chosen: Mapping[str, JobName], store_url: str) -> None:
+    def _to_cancel(
+        self, cluster: Cluster, namespace: str, chosen: Mapping[str, JobName], store_url: str
+    ) -> list[Object]:
+        """The Jobs of these runs that have not ended. Raises ``SchedulerError`` unless all may be deleted."""
         self._forget(cluster.context, namespace)
         jobs = {job["metadata"]["name"]: job for job in cluster.jobs(namespace, _MANAGED)}
         names = [name for name in dict.fromkeys(one.name for one in chosen.values()) if name in jobs]
@@ -316,9 +323,7 @@ class KubernetesScheduler(SiteScheduler[KubernetesRequest, KubernetesSite]):
             for run, one in mine.items():
                 _require_own(jobs[name], one, run, store_url, namespace, "it was not cancelled")
             _refuse_part(jobs[name], list(mine.values()))
-        for name in names:
-            if not finished(jobs[name]):
-                cluster.delete_job(namespace, jobs[name])
+        return [jobs[name] for name in names if not finished(jobs[name])]
 
 
 def _or_elsewhere(seen: Observation, context: str) -> Observation:

@@ -126,15 +126,10 @@ class LocalScheduler(Scheduler[tuple[LocalRequest, ...]]):
         elsewhere = [f"{job.run} runs on {host}" for job, host, _ in processes if host != socket.gethostname()]
         if elsewhere:
             raise SchedulerError(f"{'; '.join(elsewhere)}; cancel it there")
-        for job, _, pid in processes:
-            try:
-                process = _process(pid, job.run)
-                if process and any(same_store(word, store_url) for word in _command(process)):
-                    process.terminate()
-            except psutil.NoSuchProcess:
-                pass
-            except psutil.AccessDenied as exc:
-                raise SchedulerError(f"{job.run} (process {pid}) belongs to another user, who can cancel it") from exc
+        found = [process for job, _, pid in processes if (process := _stoppable(job, pid, store_url))]
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
 
     @override
     def tail_log(self, job: Job, store_url: str) -> str:
@@ -224,6 +219,20 @@ def _process(pid: int, run: str) -> psutil.Process | None:
             return process
     except psutil.Error:
         pass
+    return None
+
+
+def _stoppable(job: Job, pid: int, store_url: str) -> psutil.Process | None:
+    """The job's process; None if it has ended. Raises ``SchedulerError`` if it is another user's."""
+    process = _process(pid, job.run)
+    try:
+        if process and any(same_store(word, store_url) for word in _command(process)):
+            os.kill(pid, 0)  # sends nothing, but asks whether this user may
+            return process
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        pass
+    except (psutil.AccessDenied, PermissionError) as exc:
+        raise SchedulerError(f"{job.run} (process {pid}) belongs to another user, who can cancel it") from exc
     return None
 
 
