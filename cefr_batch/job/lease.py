@@ -10,7 +10,7 @@ from cefr_batch.errors import AlreadyExists, JobFailed, LeaseLost
 from cefr_batch.records import layout
 from cefr_batch.records.attempt import Attempt
 from cefr_batch.records.timestamps import now
-from cefr_batch.runner.submission import newest_attempt, read_submission
+from cefr_batch.runner.submission import newest_attempt, read_submission, where_began
 from cefr_batch.store.base import Store
 
 _IN_VAIN = 3  # attempts that store nothing new, after which the next one does not try
@@ -62,8 +62,7 @@ class Lease:
         if since is None or self.attempt - since <= _IN_VAIN:
             return
         numbers = range(self.attempt - _IN_VAIN, self.attempt)
-        before = [self._store.get_record(self._key(number), Attempt) for number in numbers]
-        if all((one.finished_stages, one.first_step) == (finished_stages, first_step) for one in before):
+        if all(where_began(self._store, self.run, n) == (finished_stages, first_step) for n in numbers):
             remedy = (
                 "see their logs, give a job more time or memory, or let it store checkpoints more often "
                 f"(training.eval_steps), then `cefr-batch resume {self.run}`"

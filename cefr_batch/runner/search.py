@@ -17,7 +17,6 @@ from cefr_batch.config.schema import RunSpec
 from cefr_batch.config.sweep import parse_choices
 from cefr_batch.errors import AlreadyExists, NotReady, WaitTimeout
 from cefr_batch.records import layout
-from cefr_batch.records.attempt import Attempt
 from cefr_batch.records.evaluations import EvaluatedModel
 from cefr_batch.records.rung import Pause
 from cefr_batch.records.study import ChoiceRecord, StudyRecord, TrialRecord
@@ -27,7 +26,7 @@ from cefr_batch.runner.evaluations import evaluation_states
 from cefr_batch.runner.resume import resume_runs
 from cefr_batch.runner.status import RunState, read_status, run_states
 from cefr_batch.runner.study import BY_LEVELS, StudyReader, StudyState, read_study
-from cefr_batch.runner.submission import claim_as
+from cefr_batch.runner.submission import claim_as, where_began
 from cefr_batch.schedulers import Scheduler
 from cefr_batch.schedulers.base import State
 from cefr_batch.search.halving import promoted
@@ -170,8 +169,7 @@ class _Controller:
 
     def _starts(self, state: RunState) -> int:
         """How many of the run's last jobs began where its newest one did. Those before had got further."""
-        names = (layout.run_key(state.run, layout.attempt_name(number + 1)) for number in range(state.attempt or 0))
-        began = [(one.finished_stages, one.first_step) for one in (self.store.get_record(n, Attempt) for n in names)]
+        began = [where_began(self.store, state.run, number + 1) for number in range(state.attempt or 0)]
         return began.count(began[-1]) if began else 0
 
     def _is_idle(self, state: RunState) -> bool:

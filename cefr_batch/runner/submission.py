@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
@@ -15,6 +16,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, 
 from cefr_batch import __version__
 from cefr_batch.errors import AlreadyExists, Damaged, JobsMayRun, NotFound, SchedulerError, StoreError
 from cefr_batch.records import layout
+from cefr_batch.records.attempt import Attempt
 from cefr_batch.records.spec import SpecRecord
 from cefr_batch.records.submission import Submission
 from cefr_batch.records.timestamps import now
@@ -244,6 +246,15 @@ def newest_attempt(store: Store, run: str, folder: str = layout.ATTEMPTS) -> int
     """The number of a run's newest attempt, or by their logs that of its evaluations; 0 if there was none."""
     names = (layout.object_name(run, one.key) for one in store.objects(layout.run_key(run, folder) + "/"))
     return max((layout.attempt_of(name) or layout.log_attempt(name) or 0 for name in names), default=0)
+
+
+def where_began(store: Store, run: str, attempt: int) -> tuple[int | None, int | None]:
+    """How many stages were finished, and from which step it went on, when this attempt began; nothing if it did not come so
+    far. A record that is damaged is of an attempt whose machine died while writing it."""
+    with suppress(Damaged, NotFound):
+        record = store.get_record(layout.run_key(run, layout.attempt_name(attempt)), Attempt)
+        return record.finished_stages, record.first_step
+    return None, None
 
 
 def read_spec(store: Store, run: str) -> RunSpec:

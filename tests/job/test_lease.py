@@ -75,6 +75,16 @@ def test_an_attempt_that_was_killed_before_it_began_proves_nothing(store: LocalS
             begin(store, 40)
 
 
+def test_an_attempt_whose_record_is_damaged_proves_nothing(store: LocalStore) -> None:
+    """As a machine that died left it. The three that began after it count."""
+    submitted(store, 0)
+    assert [begin(store, 40) for _ in range(2)] == [1, 2]
+    store.put(layout.run_key(RUN, layout.attempt_name(2)), b'{"attempt": 2, "ho')
+    assert [begin(store, 40) for _ in range(3)] == [3, 4, 5]
+    with pytest.raises(JobFailed, match="3 attempts in a row"):
+        begin(store, 40)
+
+
 def test_attempts_that_somebody_starts_by_hand_are_not_counted(store: LocalStore) -> None:
     assert [begin(store, 0) for _ in range(5)] == [1, 2, 3, 4, 5]
     submitted(store, None)  # by 0.1.0

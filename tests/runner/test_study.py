@@ -173,6 +173,18 @@ def test_jobs_that_were_preempted_do_not_count_among_those_that_died(tmp_path: P
     assert [one for one in jobs.trained if one[0] == run][:4] == [(run, 0, 1), (run, 1, 2), (run, 2, 3), (run, 3, 4)]
 
 
+def test_a_damaged_record_of_a_trial_s_attempt_does_not_end_the_search(tmp_path: Path) -> None:
+    """As a machine that died left it."""
+    store, run = LocalStore(tmp_path), "tiny-b1-peft-s1-t3"
+    jobs = Jobs(store, dies=Counter({run: 2}))
+    study = create_study(store, prepared(store, 9, jobs)).study
+    key = layout.run_key(run, layout.attempt_name(1))
+    for _ in states(store, study, jobs):
+        if store.exists(key):
+            store.put(key, b'{"attempt": 1, "ho')
+    assert not any(one.failed for one in look(store, study, lambda _: jobs).trials)
+
+
 def test_a_study_without_a_trial_that_works_says_so(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     jobs = Jobs(store, fails=tuple(range(1, 10)))
