@@ -35,6 +35,7 @@ from cefr_batch.job.heartbeat import Heartbeat
 from cefr_batch.job.lease import Lease
 from cefr_batch.job.log import Console, LogFile, logging_to
 from cefr_batch.job.machine import check_machine
+from cefr_batch.job.moved import require_not_moved
 from cefr_batch.job.notices import Notices
 from cefr_batch.job.predecessor import wait_until_stopped
 from cefr_batch.job.publish import manifest, results
@@ -92,6 +93,7 @@ def _begin(store: Store, run: str, work_root: Path, gpus: int) -> Supervisor | N
         log.info("%s is complete already", run)
         _tell_if_recent(store, run)
         return None
+    require_not_moved(store, run)
     submission = read_submission(store, run)
     if submission and submission.cancelled_at:  # while it waited, or was preempted: the scheduler does not know
         raise Interrupted(f"{run} was cancelled; `cefr-batch resume {run}` resumes it")

@@ -44,6 +44,10 @@ Variable = Annotated[str, Field(pattern=VARIABLE)]
 
 SITE_NOTIFY = "CEFR_BATCH_SITE_NOTIFY"  # the environment variable by which a job learns a site's ``notify``; no secret
 
+# The environment variable by which a job learns which scheduler started it, where the job's end does not keep that scheduler
+# from starting it again.
+SCHEDULER = "CEFR_BATCH_SCHEDULER"
+
 
 def notify_environment(settings: NotifySpec | None) -> dict[str, str]:
     """How a site's ``notify`` reaches its jobs."""

@@ -26,7 +26,7 @@ from cefr_batch.records import layout
 from cefr_batch.schedulers import JobGroup, JobSpec
 from cefr_batch.schedulers.k8s.manifest import QUEUE, STORE, JobName, literal, render, short_name, to_yaml
 from cefr_batch.schedulers.k8s.site import KubernetesSite, load_site
-from cefr_batch.schedulers.sites import SITE_NOTIFY
+from cefr_batch.schedulers.sites import SCHEDULER, SITE_NOTIFY
 from cefr_batch.store import below
 
 ROOT = Path(__file__).parents[2]
@@ -344,7 +344,10 @@ def test_a_hostile_setting_arrives_as_it_is_and_changes_nothing_else(environment
     (job,) = yaml.safe_load_all(request.yaml())
     assert job == request.objects[0], "what is printed is what is sent"
     given_now = {one["name"]: one["value"] for one in container_of(job)["env"] if "value" in one}
-    assert {name: expanded(value, {"HOME": "/"}) for name, value in given_now.items()} == environment
+    assert {name: expanded(value, {"HOME": "/"}) for name, value in given_now.items()} == {
+        SCHEDULER: "k8s",
+        **environment,
+    }
     assert violations(pod_of(job)) == {}
     container_of(job)["env"] = container_of(plain)["env"]
     assert job == plain

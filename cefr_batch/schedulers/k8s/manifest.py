@@ -18,7 +18,7 @@ import yaml
 from cefr_batch.errors import EXIT_INTERRUPTED, SchedulerError, UsageError
 from cefr_batch.schedulers.base import QUEUED_SECONDS, JobGroup, JobSpec
 from cefr_batch.schedulers.k8s.site import VERSION, KubernetesSite
-from cefr_batch.schedulers.sites import notify_environment, seconds_of
+from cefr_batch.schedulers.sites import SCHEDULER, notify_environment, seconds_of
 from cefr_batch.store import store_folder, unreachable_endpoint
 
 CONTAINER = "cefr-batch"
@@ -280,7 +280,7 @@ def _volume_name(path: str) -> str:
 
 def _environment(site: KubernetesSite, *, with_gpu: bool) -> list[Object]:
     # where NVIDIA's runtime is the nodes' default, the image's NVIDIA_VISIBLE_DEVICES=all would show a pod every GPU
-    own = {} if with_gpu else {"NVIDIA_VISIBLE_DEVICES": "void"}
+    own = {SCHEDULER: "k8s", **({} if with_gpu else {"NVIDIA_VISIBLE_DEVICES": "void"})}
     plain = [
         {"name": name, "value": literal(value)}
         for name, value in {**own, **notify_environment(site.notify), **site.environment}.items()
