@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from cefr_batch.errors import CefrBatchError, Interrupted
+from cefr_batch.errors import AlreadyExists, CefrBatchError, Interrupted
 from cefr_batch.job.evaluations import EVALUATIONS
 from cefr_batch.job.heartbeat import Heartbeat
 from cefr_batch.job.log import LogFile, logging_to
@@ -57,7 +58,7 @@ def _begin(store: Store, run: str, work_root: Path, gpus: int) -> Evaluator | No
 
 
 class Evaluator:
-    """One attempt at some evaluations of a run. Two at once do no harm: a document is the same whoever writes it."""
+    """One attempt at some evaluations of a run. Two at once do no harm: of a document that both compute, the first stays."""
 
     def __init__(self, store: Store, run: str, tasks: list[EvaluationTask], work_root: Path, gpus: int) -> None:
         self._store, self._run, self._tasks = store, run, tasks
@@ -134,7 +135,9 @@ class Evaluator:
         """Store what is finished, and the log. ``last``: no other push follows. Idempotent."""
         for name in set(self._finished()) - self._stored:
             document = layout.evaluation_name(name)
-            self._store.put_file(layout.run_key(self._run, document), self._work.path(document))
+            with suppress(AlreadyExists):  # another job's: reports and pull may know it by its checksum
+                data = self._work.path(document).read_bytes()
+                self._store.put(layout.run_key(self._run, document), data, if_absent=True)
             self._stored.add(name)
         self._logs.push([self._log], last=last)
 

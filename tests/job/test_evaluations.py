@@ -222,6 +222,27 @@ def test_asked_to_stop_it_says_what_is_stored_and_how_to_go_on(
     assert without_computing == [["evaluations"]]
 
 
+def test_of_two_jobs_that_compute_the_same_the_first_to_store_it_is_kept(
+    store: LocalStore, run: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report may have been made of it. A document's content does not matter here, nor who computes it."""
+    ask(store, run, level_set("A1", tiny_model))
+    (task,) = open_tasks(store, run)
+    name = layout.evaluation_name(task.name)
+
+    class Computing(StageRunner):
+        def run(self, stages: Any) -> int:
+            store.put(layout.run_key(run, name), b"the other job's")
+            mine = WorkDir.of(default_work_root(), store.url, run).path(name)
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            mine.write_bytes(b"this job's")
+            return 0
+
+    monkeypatch.setattr(evaluator, "StageRunner", Computing)
+    evaluate_sets(store, run, default_work_root())
+    assert store.get(layout.run_key(run, name)) == b"the other job's"
+
+
 def test_a_cancelled_job_computes_nothing(
     store: LocalStore, run: str, tiny_model: Path, without_computing: list[list[str]]
 ) -> None:
