@@ -33,7 +33,7 @@ def require_not_moved(store: Store, run: str) -> None:
     stop = threading.Event()
     begin = time.monotonic()
     if newer := _elsewhere(store, run):
-        log.info("the store says that %s is a job of %s; waiting for another record", run, newer.cluster)
+        log.info("%s belongs to a job of %s; waiting, in case it was moved here just now", run, newer.cluster)
     with StopSignals(stop.set):
         while newer := _elsewhere(store, run):
             if time.monotonic() - begin >= RECORDED_SECONDS:
