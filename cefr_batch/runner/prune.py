@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from cefr_batch.errors import UsageError
 from cefr_batch.records import layout
 from cefr_batch.records.timestamps import parse_time
-from cefr_batch.runner.selection import all_runs, claimed_at
+from cefr_batch.runner.selection import all_runs, claim_times, claimed_at
 from cefr_batch.runner.status import RunState, run_states
 from cefr_batch.schedulers.base import State
 from cefr_batch.store.base import ObjectInfo, Store
@@ -23,8 +23,8 @@ _DELETERS = 16
 @dataclass(frozen=True)
 class PruneRules:
     """What may be removed: checkpoints of complete runs; failed and cancelled runs without an update for
-    ``failed_days``; complete runs except the newest ``keep`` of each level; runs that got their names ``unstarted_days``
-    ago, and no job.
+    ``failed_days``; complete runs with a level in their names, except the ``keep`` of each level that got theirs last; runs
+    that got their names ``unstarted_days`` ago, and no job.
 
     ``runs``: these alone: all of each or, with ``checkpoints``, only that. ``force``: even one of which it is not known
     whether its job still runs.
@@ -78,7 +78,7 @@ def find_removals(store: Store, rules: PruneRules) -> list[Removal]:
     if rules.runs:
         return _named(store, rules)
     states = run_states(store, all_runs(store))
-    surplus = _surplus(states, rules.keep) if rules.keep else set()
+    surplus = _surplus(store, states, rules.keep) if rules.keep else set()
     found = (_removal(store, state, rules, surplus) for state in states)
     return [removal for removal in found if removal]
 
@@ -132,13 +132,14 @@ def _removal(store: Store, state: RunState, rules: PruneRules, surplus: set[str]
     return None
 
 
-def _surplus(states: Iterable[RunState], keep: int) -> set[str]:
-    """The complete runs that are not among the newest of their level."""
-    complete = [state for state in states if state.state is State.SUCCEEDED]
-    complete.sort(key=lambda state: (state.submitted_at or "", layout.run_version(state.run)), reverse=True)
-    by_level: dict[str | None, list[str]] = {}
-    for state in complete:
-        by_level.setdefault(state.level, []).append(state.run)
+def _surplus(store: Store, states: Iterable[RunState], keep: int) -> set[str]:
+    """The complete runs that are not among the newest of their level, in the order in which ``--level`` chooses. A run
+    without a level in its name is no level's newest, and one whose age cannot be read may be; neither is surplus."""
+    complete = {state.run: state.level for state in states if state.state is State.SUCCEEDED and state.level}
+    by_level: dict[str, list[str]] = {}
+    for run, claimed in claim_times(store, list(complete)).items():
+        if claimed:
+            by_level.setdefault(complete[run], []).append(run)
     return {run for runs in by_level.values() for run in runs[keep:]}
 
 

@@ -157,9 +157,15 @@ def _newest_first(store: Store, level: str, known: Sequence[str]) -> list[str]:
     of_level = [run for run in known if layout.run_level(run) == level]
     if not of_level:
         raise NotFound(f"no run of level {level} in {store.url}. {_listing(store, known)}")
+    return list(claim_times(store, of_level))
+
+
+def claim_times(store: Store, runs: Sequence[str]) -> dict[str, str]:
+    """When these runs got their names, the newest run first; empty, and last, where that cannot be read."""
     with ThreadPoolExecutor(READERS) as pool:
-        claimed = dict(zip(of_level, pool.map(partial(claimed_at, store), of_level), strict=True))
-    return sorted(of_level, key=lambda run: (claimed[run], layout.run_version(run)), reverse=True)
+        claimed = dict(zip(runs, pool.map(partial(claimed_at, store), runs), strict=True))
+    newest_first = sorted(runs, key=lambda run: (claimed[run], layout.run_version(run)), reverse=True)
+    return {run: claimed[run] for run in newest_first}
 
 
 def claimed_at(store: Store, run: str) -> str:

@@ -13,7 +13,7 @@ from support.stand_in import status
 from support.stored_runs import OBJECTS, add_complete, add_ended, add_submission, days_ago
 
 from cefr_batch.records import layout
-from cefr_batch.runner.selection import all_runs
+from cefr_batch.runner.selection import all_runs, find_runs
 from cefr_batch.runner.status import run_states
 from cefr_batch.schedulers.base import State
 from cefr_batch.store.local import LocalStore
@@ -63,6 +63,32 @@ def test_a_rule_removes_its_runs_whole_and_nothing_else(
     kept = {key: data for key, data in before.items() if key.split("/")[1] not in removed}
     assert everything(filled) == kept
     assert "Nothing to remove" in cefr_batch("prune", *rules, "--yes").out
+
+
+def test_keep_counts_from_when_runs_got_their_names_and_leaves_those_without_a_level(
+    cefr_batch: Command, store: LocalStore
+) -> None:
+    resumed, newer, applied = "tiny-b1-peft-v1", "tiny-b1-peft-v2", "tiny-0a1b2c-b1-peft-v1"
+    for run, days in ((resumed, 90), (newer, 60), (applied, 30), ("tiny-b1-peft-v3", 120)):
+        add_complete(store, run, submitted_at=days_ago(days))
+    for run, job in ((resumed, days_ago(1)), (applied, None)):  # resumed yesterday; of `render`, without a submission
+        edit_manifest(store, run, submitted_at=job)
+    store.delete(layout.run_key(applied, layout.SUBMISSION))
+    for run in ("tiny-b1-s1-t1", "tiny-b1-s1-t2", "tiny-a1-s1-t1", "mine", "yours"):
+        add_complete(store, run)
+    store.put("runs/tiny-b1-peft-v3/spec.json", b"damaged")  # how old it is, nobody knows
+    before = all_runs(store)
+    assert cefr_batch("prune", "--keep", "2", "--yes").code == 0
+    assert [run for run in before if run not in all_runs(store)] == [resumed]
+    assert cefr_batch("prune", "--keep", "1", "--yes").code == 0
+    assert [run for run in before if run not in all_runs(store)] == [resumed, newer]
+    assert find_runs(store, levels=["B1"], complete=True) == [applied], "the same one is the newest for --level"
+
+
+def edit_manifest(store: LocalStore, run: str, **summary: Any) -> None:
+    key = layout.run_key(run, layout.MANIFEST)
+    manifest = store.get_json(key)
+    store.put_json(key, {**manifest, "summary": {**manifest["summary"], **summary}})
 
 
 def test_checkpoints_go_from_complete_runs_alone_and_from_their_manifests(
