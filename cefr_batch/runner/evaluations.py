@@ -23,7 +23,7 @@ from cefr_batch.runner.status import (
     read_status,
     shared,
 )
-from cefr_batch.runner.submission import job_of, read_submission
+from cefr_batch.runner.submission import evaluate_again, job_of, read_submission
 from cefr_batch.schedulers import Scheduler, get_scheduler
 from cefr_batch.schedulers.base import Job, Observation, State
 from cefr_batch.store.base import READERS, Store
@@ -74,7 +74,7 @@ class EvaluationFacts(Facts):
     @property
     @override
     def next_step(self) -> str:
-        return f"the same `cefr-batch evaluate {self.run} --on …` as before does the rest"
+        return evaluate_again(self.run)
 
 
 def evaluation_states(

@@ -6,7 +6,7 @@ import getpass
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -156,6 +156,7 @@ def start_with_report(
     runs = [job.run for job in group.jobs]
     with ThreadPoolExecutor(_WRITERS) as pool:
         attempts = list(pool.map(lambda run: newest_attempt(store, run, _ATTEMPTS_OF[name]), runs))
+    afterwards = _afterwards(scheduler, name, dict(zip(runs, attempts, strict=True)))
     submitted_at = now()  # before the start: the jobs' own records are never older
     try:
         handles = scheduler.submit(request)
@@ -164,7 +165,7 @@ def start_with_report(
     except BaseException as exc:
         raise JobsMayRun(
             f"interrupted while {', '.join(runs)} were being started (--cluster {scheduler.name}), so their jobs may be "
-            f"running; look there ({scheduler.by_hand}). When none of them is there any more, {_afterwards(scheduler, runs)}"
+            f"running; look there ({scheduler.by_hand}). When none of them is there any more, {afterwards}"
         ) from exc
     user = _user()
     report = group.report_url if len(handles) > len(runs) else None
@@ -187,11 +188,11 @@ def start_with_report(
     try:
         list(pool.map(lambda one: _put(store, one, name), submissions))
     except BaseException as exc:
-        _stop(store, scheduler, [job_of(one) for one in submissions], exc)
+        _stop(store, scheduler, [job_of(one) for one in submissions], exc, afterwards)
         log.warning(
             "the jobs that were just started were told to stop, since they could not be recorded (%s); %s",
             _reason(exc),
-            _afterwards(scheduler, runs),
+            afterwards,
         )
         raise
     finally:
@@ -199,7 +200,7 @@ def start_with_report(
     return submissions, report is not None
 
 
-def _stop(store: Store, scheduler: Scheduler[Any], jobs: Sequence[Job], why: BaseException) -> None:
+def _stop(store: Store, scheduler: Scheduler[Any], jobs: Sequence[Job], why: BaseException, afterwards: str) -> None:
     try:
         scheduler.cancel(jobs, store.url)
     except BaseException as exc:
@@ -207,14 +208,22 @@ def _stop(store: Store, scheduler: Scheduler[Any], jobs: Sequence[Job], why: Bas
         raise JobsMayRun(
             f"jobs were started, but could be neither recorded ({_reason(why)}) nor stopped ({_reason(exc)}), and may "
             f"still run: {handles}. Stop them yourself, by these job ids ({scheduler.by_hand}); then "
-            f"{_afterwards(scheduler, [job.run for job in jobs])}"
+            f"{afterwards}"
         ) from why
 
 
-def _afterwards(scheduler: Scheduler[Any], runs: Sequence[str]) -> str:
-    names = " ".join(runs)
+def _afterwards(scheduler: Scheduler[Any], name: str, attempts: Mapping[str, int]) -> str:
+    """What to do when these runs' jobs are gone. ``prune`` is named only where it removes nothing that was computed."""
+    if name == layout.EVALUATION_SUBMISSION:
+        return evaluate_again(*attempts)
+    names = " ".join(attempts)
     starts = f"`cefr-batch resume {names} --cluster {scheduler.name}` starts the runs again"
-    return f"{starts}, and `cefr-batch prune {names}` removes them"
+    return starts if any(attempts.values()) else f"{starts}, and `cefr-batch prune {names}` removes them"
+
+
+def evaluate_again(*runs: str) -> str:
+    """How evaluations of these runs are continued, for the end of a message."""
+    return f"the same `cefr-batch evaluate {' '.join(runs)} --on …` as before does the rest"
 
 
 def _reason(exc: BaseException) -> str:

@@ -242,6 +242,28 @@ def test_an_interruption_while_jobs_are_being_started_says_that_some_may_run(sto
         Session(store).resume([run])
 
 
+@pytest.mark.parametrize("scheduler", [InterruptedStart(), Unstoppable()], ids=["starting", "recording"])
+@pytest.mark.parametrize(
+    ("name", "before", "advice"),
+    [
+        (layout.SUBMISSION, None, "`cefr-batch resume {run} --cluster local` starts the runs again, and `cefr-batch prune"),
+        (layout.SUBMISSION, layout.attempt_name(1), "`cefr-batch resume {run} --cluster local` starts the runs again"),
+        (layout.EVALUATION_SUBMISSION, None, "the same `cefr-batch evaluate {run} --on …` as before does the rest"),
+    ],
+    ids=["new", "resumed", "evaluated"],
+)
+def test_what_was_computed_is_never_advised_to_be_removed(
+    name: str, before: str | None, advice: str, scheduler: LocalScheduler, store: LocalStore, folder: Path
+) -> None:
+    run = claim_one(store)
+    if before:
+        store.put(layout.run_key(run, before), b"{}")
+    with pytest.raises(JobsMayRun) as raised:
+        start(NoRecords(store.root), scheduler, JobGroup((JobSpec(run, store.url),)), name)
+    assert advice.format(run=run) in str(raised.value)
+    assert ("prune" in str(raised.value)) == ("prune" in advice)
+
+
 def test_a_cancelled_run_keeps_the_time_of_the_first_request(store: LocalStore, folder: Path) -> None:
     run, scheduler = claim_one(store), StandInLauncher()
     cancel(store, [start_one(store, scheduler, run)], scheduler)
