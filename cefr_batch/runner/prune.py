@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import cache
 
 from cefr_batch.errors import UsageError
 from cefr_batch.records import layout
 from cefr_batch.records.timestamps import parse_time
 from cefr_batch.runner.selection import all_runs, claim_times, claimed_at
 from cefr_batch.runner.status import RunState, run_states
+from cefr_batch.schedulers import get_scheduler
 from cefr_batch.schedulers.base import State
 from cefr_batch.store.base import ObjectInfo, Store
 from cefr_batch.store.manifest import read_manifest
@@ -86,11 +88,12 @@ def find_removals(store: Store, rules: PruneRules) -> list[Removal]:
 def remove(store: Store, removals: Sequence[Removal]) -> Iterator[tuple[Removal, State]]:
     """Remove it, run by run; gives each removal with its run's state now. Idempotent.
 
-    A run whose state has changed since, such as one that somebody resumed, is left alone: the states then differ.
+    A run whose state has changed by the time when it is its turn, such as one that somebody resumed, is left alone: the
+    states then differ. Blocks on the store and, for runs that are not complete, on their schedulers.
     """
-    now = {state.run: state for state in run_states(store, [one.run for one in removals])}
+    find_scheduler = cache(get_scheduler)
     for removal in removals:
-        found = now[removal.run]
+        (found,) = run_states(store, [removal.run], find_scheduler)
         if found.state is removal.state and (removal.named or found.state in _REMOVABLE or found.never_started):
             (_remove_run if removal.whole else _remove_checkpoints)(store, removal)
         yield removal, found.state

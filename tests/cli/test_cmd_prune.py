@@ -13,6 +13,7 @@ from support.stand_in import status
 from support.stored_runs import OBJECTS, add_complete, add_ended, add_submission, days_ago
 
 from cefr_batch.records import layout
+from cefr_batch.runner.prune import PruneRules, find_removals, remove
 from cefr_batch.runner.selection import all_runs, find_runs
 from cefr_batch.runner.status import run_states
 from cefr_batch.schedulers.base import State
@@ -136,10 +137,7 @@ def test_a_run_that_somebody_resumed_meanwhile_is_left_alone(
     run = "tiny-c1-peft-v1"
 
     def resumed(_: str) -> bool:
-        record = filled.get_json(layout.run_key(run, layout.SUBMISSION))
-        handle = f"local://{socket.gethostname()}/{os.getpid()}"
-        monkeypatch.setattr("cefr_batch.schedulers.local.scheduler._process", lambda pid, _run: pid == os.getpid())
-        filled.put_json(layout.run_key(run, layout.SUBMISSION), {**record, "handle": handle})
+        resume(filled, run, monkeypatch)
         return True
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
@@ -148,6 +146,27 @@ def test_a_run_that_somebody_resumed_meanwhile_is_left_alone(
     assert f"{run}: left alone, it is RUNNING now" in result.out
     assert run in all_runs(filled)
     assert "tiny-c1-peft-v3" not in all_runs(filled)
+
+
+def resume(store: LocalStore, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process were the run's new job."""
+    record = store.get_json(layout.run_key(run, layout.SUBMISSION))
+    handle = f"local://{socket.gethostname()}/{os.getpid()}"
+    monkeypatch.setattr("cefr_batch.schedulers.local.scheduler._process", lambda pid, _run: pid == os.getpid())
+    store.put_json(layout.run_key(run, layout.SUBMISSION), {**record, "handle": handle})
+
+
+def test_a_run_that_somebody_resumed_while_others_were_being_removed_is_left_alone(
+    filled: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removals = find_removals(filled, PruneRules(failed_days=30))
+    assert [one.run for one in removals] == ["tiny-c1-peft-v1", "tiny-c1-peft-v3"]
+    removed = remove(filled, removals)
+    assert next(removed)[1] is State.FAILED
+    resume(filled, "tiny-c1-peft-v3", monkeypatch)
+    assert next(removed)[1] is State.RUNNING
+    assert "tiny-c1-peft-v1" not in all_runs(filled)
+    assert "tiny-c1-peft-v3" in all_runs(filled)
 
 
 def test_a_run_that_is_being_stopped_is_to_be_waited_for(
