@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import cast, get_args
 
 from cefr_batch.cards.model_card import ModelPart, write_card
-from cefr_batch.errors import NotFound
+from cefr_batch.errors import Damaged, NotFound
 from cefr_batch.export.make import ExportSource, finished_export, gguf_types, is_enough, make_gguf, merged_sha256
 from cefr_batch.files import locked
 from cefr_batch.records import layout
 from cefr_batch.records.document import dump
 from cefr_batch.records.exports import ExportRecord, GgufType, export_kind
 from cefr_batch.runner.artifacts import Artifacts, Progress, no_progress, select_artifacts
-from cefr_batch.runner.exports import read_exports
+from cefr_batch.runner.exports import read_export, stored_exports
 from cefr_batch.runner.submission import read_dataset_name, read_spec
 from cefr_batch.store.base import Store
 from cefr_batch.store.datasets import fetch_dataset
@@ -89,11 +89,12 @@ def fetch_part(store: Store, run: str, part: str, repository: str, progress: Pro
 
 def fetch_gguf(store: Store, run: str, progress: Progress = no_progress) -> Path:
     """The GGUF file on this machine of the most exact export that the store has of a run. Blocks; idempotent. Raises
-    ``NotFound`` if it has none, ``StoreError``."""
-    there = {record.kind: record for record in read_exports(store, run)}
-    record = next((there[type_] for type_ in get_args(GgufType) if type_ in there), None)
-    if record is None:
+    ``NotFound`` if it has none, ``Damaged`` if its record is not that export's, ``StoreError``."""
+    there = stored_exports(store, run)
+    kind = next((kind for kind in map(export_kind, get_args(GgufType)) if kind in there), None)
+    if kind is None:
         raise NotFound(f"{store.url} has no GGUF export of {run}; make it: `cefr-batch export {run} --to gguf`")
+    record = read_export(store, run, kind)
     return _fetch_export(store, record, progress) / record.file
 
 
@@ -119,10 +120,10 @@ def _where(store: Store, run: str, type_: GgufType) -> str:
 
 
 def _stored(store: Store, run: str, type_: GgufType, model: str) -> ExportRecord | None:
-    """The export of this very model that the store has whole."""
+    """The export of this very model that the store has whole; one with a damaged record is made again."""
     try:
-        record = store.get_record(layout.run_key(run, layout.export_name(export_kind(type_))), ExportRecord)
-    except NotFound:
+        record = read_export(store, run, export_kind(type_))
+    except (NotFound, Damaged):
         return None
     folder = layout.run_key(run, layout.export_folder(export_kind(type_))) + "/"
     sizes = {layout.object_name(run, one.key): one.size for one in store.objects(folder)}

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from cefr_batch.records.document import Count, Part, Sha256, StoredRecord
 from cefr_batch.records.stages import StoredObject
 from cefr_batch.records.timestamps import Timestamp
 
 GgufType = Literal["f16", "q8_0", "q4_k_m"]  # the most exact one first
+_GGUF = ".gguf"
 
 
 def export_kind(type_: GgufType) -> str:
@@ -119,6 +121,12 @@ class ExportRecord(StoredRecord):
     code_version: str
     made_at: Timestamp
 
+    @model_validator(mode="after")
+    def _has_a_file(self) -> Self:
+        if not any(one.key.endswith(_GGUF) for one in self.objects):
+            raise ValueError(f"objects: no {_GGUF} file is listed")
+        return self
+
     @property
     def name(self) -> str:
         """``gguf-f16``"""
@@ -127,7 +135,7 @@ class ExportRecord(StoredRecord):
     @property
     def file(self) -> str:
         """The name of the GGUF file in the export's folder."""
-        return next(one.key.rpartition("/")[2] for one in self.objects if one.key.endswith(".gguf"))
+        return next(one.key.rpartition("/")[2] for one in self.objects if one.key.endswith(_GGUF))
 
 
 class ExportResult(Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from cefr_batch.runner.exports import export_items
 from cefr_batch.store.base import Store
 from cefr_batch.store.manifest import items_of, local_path, of_manifest, read_manifest
 from cefr_batch.store.transfer import TransferItem, download, fetch, hashes, verify
+
+log = logging.getLogger(__name__)
 
 # Shows a transfer: called with a label and the total in bytes, it gives the function that takes the bytes done since.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -74,13 +77,13 @@ class Artifacts:
 
 
 def select_artifacts(store: Store, run: str, only: Sequence[str] = ()) -> Artifacts:
-    """The objects of the parts named, of the whole run if none is. Raises ``NotFound`` if the run is not complete or
-    lacks a part, ``UsageError`` for a part that no run has.
+    """The objects of the parts named, of the whole run if none is, but for exports whose records cannot be read: a warning
+    names those. Raises ``NotFound`` if the run is not complete or lacks a part, ``UsageError`` for a part that no run has.
     """
     check_parts(only)
     manifest = read_manifest(store, run)
     beside = _evaluations(store, run) if not only or "evaluations" in only else []
-    beside += export_items(store, run) if not only or "exports" in only else []
+    beside += _exports(store, run) if not only or "exports" in only else []
     everything, items = (*items_of(manifest), *beside), list[TransferItem]()
     for part in only:
         wanted = _of_part(everything, run, part)
@@ -123,6 +126,14 @@ def _evaluations(store: Store, run: str) -> list[TransferItem]:
     return [TransferItem(one.key, one.size, sha256[one.key]) for one in found]
 
 
+def _exports(store: Store, run: str) -> list[TransferItem]:
+    items, wrong = export_items(store, run)
+    for why in wrong.values():
+        text = "an export of %s is left out: %s; if it is damaged, `cefr-batch export %s --to …` makes it again"
+        log.warning(text, run, why, run)
+    return items
+
+
 def check_parts(names: Sequence[str]) -> None:
     """Raise ``UsageError`` unless all are names of parts."""
     unknown = [name for name in names if name not in PARTS]
@@ -146,13 +157,15 @@ class Verification:
 
 def verify_run(store: Store, run: str, progress: Progress = no_progress) -> Verification:
     """Compare the size and SHA-256 of every object of a complete run with its manifest, and of its exports with their
-    records. Reads all of it; writes nothing.
+    records, of which one that cannot be read is a problem, too. Reads all of it; writes nothing.
 
     Raises ``NotFound`` if the run is not complete, ``StoreError`` if its manifest cannot be read.
     """
-    items = (*items_of(read_manifest(store, run)), *export_items(store, run))
+    listed = items_of(read_manifest(store, run))
+    exports, unreadable = export_items(store, run)
+    items = (*listed, *exports)
     sizes = {stored.key: stored.size for stored in store.objects(layout.run_key(run) + "/")}
-    wrong: dict[str, str] = {}
+    wrong = {key: why.removeprefix(f"{store.locate(key)} ") for key, why in unreadable.items()}
     for item in items:
         if item.key not in sizes:
             wrong[item.key] = "is missing"

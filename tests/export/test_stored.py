@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ from huggingface_hub import ModelCard
 from support.exports import RUN, StandInConverter, check, complete_run, merged_folder
 from support.released import released_store
 
-from cefr_batch.errors import ExportError, NotFound
+from cefr_batch.errors import Damaged, ExportError, NotFound, StoreError
 from cefr_batch.export import gguf, make
-from cefr_batch.export.stored import export_gguf, fetch_part
+from cefr_batch.export.stored import export_gguf, fetch_gguf, fetch_part
 from cefr_batch.records import layout
+from cefr_batch.records.document import dump
 from cefr_batch.records.exports import CheckAnswer, ExportCheck, ExportRecord
+from cefr_batch.records.stages import StoredObject
 from cefr_batch.runner.artifacts import select_artifacts, verify_run
-from cefr_batch.runner.exports import read_exports
+from cefr_batch.runner.exports import read_export, stored_exports
 from cefr_batch.store.local import LocalStore
 
 FILE = f"exports/gguf-f16/{RUN}-f16.gguf"
@@ -61,7 +64,7 @@ def test_it_lies_in_the_store_beside_the_manifest_with_its_hashes(
     assert (record.check, record.converter) == (None, "a stand-in 1.0")
     assert record.not_verified.startswith("llama.cpp is not installed here")
     assert store.get(layout.run_key(run, layout.MANIFEST)) == manifest
-    assert read_exports(store, run) == [record]
+    assert stored_exports(store, run) == ["gguf-f16"]
     assert not list(layout.pulled_cache(store.url, run).glob("exports/*")), (
         "it is in the store, and not on this disk twice"
     )
@@ -124,7 +127,7 @@ def test_killed_while_it_stores_nothing_counts(
         at_first.setattr(LocalStore, "put_file", fails)
         with pytest.raises(KeyboardInterrupt):
             export_gguf(store, run, "f16")
-    assert read_exports(store, run) == [], "a file of it may be old and another new"
+    assert stored_exports(store, run) == [], "a file of it may be old and another new"
     assert export_gguf(store, run, "f16").record.objects[0].key == FILE
 
 
@@ -137,7 +140,7 @@ def test_a_wrong_one_is_not_kept_and_says_all_that_is_wrong(
     ) as caught:
         export_gguf(store, run, "q8_0")
     assert "it does not stop at the token" in str(caught.value)
-    assert read_exports(store, run) == []
+    assert stored_exports(store, run) == []
     assert not list(layout.pulled_cache(store.url, run).rglob("*.gguf"))
 
 
@@ -147,7 +150,7 @@ def test_a_file_that_llama_cpp_refuses_is_not_kept(
     verifying(monkeypatch, CheckAnswer(refused="llama.cpp does not load it: unknown architecture"))
     with pytest.raises(ExportError, match="unknown architecture"):
         export_gguf(store, run, "f16")
-    assert read_exports(store, run) == []
+    assert stored_exports(store, run) == []
 
 
 def test_one_that_was_not_verified_is_when_it_can_be(
@@ -201,6 +204,57 @@ def test_pull_and_verify_have_the_exports_too(
     assert verify_run(store, run).problems == {}
     store.put(layout.run_key(run, FILE), b"x" * store.get_record(RECORD, ExportRecord).objects[0].size)
     assert list(verify_run(store, run).problems) == [store.locate(layout.run_key(run, FILE))]
+
+
+DAMAGE = {
+    "no JSON": lambda _: b"damaged",
+    "another run's": lambda record: dump(record.model_copy(update={"run": "tiny-b1-peft-v9"})),
+    "no run's": lambda record: dump(record.model_copy(update={"run": "A b"})),
+    "another kind's": lambda record: dump(record.model_copy(update={"kind": "q8_0"})),
+    "without a file": lambda record: dump(record.model_copy(update={"objects": []})),
+    "of files elsewhere": lambda record: dump(record.model_copy(update={"objects": [merged_object(record)]})),
+}
+
+
+def merged_object(record: ExportRecord) -> StoredObject:
+    return record.objects[0].model_copy(update={"key": "merged/model.gguf"})
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
+def test_a_damaged_record_spoils_its_export_alone_and_is_made_again(
+    damage: Callable[[ExportRecord], bytes],
+    run: str,
+    store: LocalStore,
+    converter: StandInConverter,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = select_artifacts(store, run).items
+    other = export_gguf(store, run, "q8_0").record
+    with_other = select_artifacts(store, run).items
+    store.put(RECORD, damage(export_gguf(store, run, "f16").record))
+    for act in (lambda: read_export(store, run, "gguf-f16"), lambda: fetch_gguf(store, run)):
+        with pytest.raises(Damaged, match=r"gguf-f16/export\.json"):
+            act()
+    assert (len(with_other) - len(whole), select_artifacts(store, run).items) == (4, with_other)
+    assert f"an export of {run} is left out: {store.locate(RECORD)} " in caplog.text
+    (problem,) = verify_run(store, run).problems.items()
+    assert problem[0] == store.locate(RECORD)
+    assert read_export(store, run, "gguf-q8_0") == other
+    assert not export_gguf(store, run, "f16").was_there
+    assert verify_run(store, run).problems == {}
+    assert fetch_gguf(store, run).name == f"{run}-f16.gguf"
+
+
+def test_the_record_of_a_newer_version_is_left_alone(run: str, store: LocalStore, converter: StandInConverter) -> None:
+    record = export_gguf(store, run, "f16").record
+    newer = dump(record).replace(b'"schema": 1', b'"schema": 2')
+    store.put(RECORD, newer)
+    with pytest.raises(StoreError, match="upgrade cefr-batch to read it"):
+        export_gguf(store, run, "f16")
+    assert store.get(RECORD) == newer
+    assert select_artifacts(store, run, ["merged"]).items
+    assert list(verify_run(store, run).problems) == [store.locate(RECORD)]
 
 
 def test_the_card_lies_beside_the_file_with_what_the_verification_found(

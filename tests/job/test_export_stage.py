@@ -29,7 +29,7 @@ from cefr_batch.records.layout import WorkDir
 from cefr_batch.records.metrics import Metrics
 from cefr_batch.records.stages import StageRecord
 from cefr_batch.runner import Session, State
-from cefr_batch.runner.exports import read_exports
+from cefr_batch.runner.exports import stored_exports
 from cefr_batch.store.local import LocalStore
 
 RUN = "tiny-b1-peft-v1"
@@ -56,7 +56,7 @@ def check_complete_without_exports(store: LocalStore, reason: str) -> None:
     assert state.state is State.SUCCEEDED
     assert "gguf-f16 was not exported: " in state.reason
     assert Session(store).verify(RUN).problems == {}
-    assert read_exports(store, RUN) == []
+    assert stored_exports(store, RUN) == []
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_what_it_makes_is_stored_with_the_stage(store: LocalStore, tmp_path: Pat
     assert {one.key for one in record.objects} == {
         *names, f"exports/gguf-f16/{RUN}-f16.gguf", f"exports/gguf-q8_0/{RUN}-q8_0.gguf",
     }  # fmt: skip
-    assert [one.kind for one in read_exports(store, RUN)] == ["f16", "q8_0"]
+    assert stored_exports(store, RUN) == ["gguf-f16", "gguf-q8_0"]
 
 
 def test_without_the_setting_there_is_no_such_stage() -> None:

@@ -246,7 +246,11 @@ def test_an_interruption_while_jobs_are_being_started_says_that_some_may_run(sto
 @pytest.mark.parametrize(
     ("name", "before", "advice"),
     [
-        (layout.SUBMISSION, None, "`cefr-batch resume {run} --cluster local` starts the runs again, and `cefr-batch prune"),
+        (
+            layout.SUBMISSION,
+            None,
+            "`cefr-batch resume {run} --cluster local` starts the runs again, and `cefr-batch prune",
+        ),
         (layout.SUBMISSION, layout.attempt_name(1), "`cefr-batch resume {run} --cluster local` starts the runs again"),
         (layout.EVALUATION_SUBMISSION, None, "the same `cefr-batch evaluate {run} --on …` as before does the rest"),
     ],
