@@ -72,10 +72,8 @@ def command(
         return click.echo("Nothing was removed (--dry-run).")
     if not yes and not click.confirm("Remove all this?"):
         return click.echo("Nothing was removed.")
-    for removal, state in session.remove(removals):
-        changed = state is not removal.state
-        done = f"left alone, it is {state} now" if changed else f"removed {size(removal.size)}"
-        click.echo(f"{removal.run}: {done}")
+    for removal, why_not in session.remove(removals):
+        click.echo(f"{removal.run}: {f'left alone, {why_not}' if why_not else f'removed {size(removal.size)}'}")
     return None
 
 

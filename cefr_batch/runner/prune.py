@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import cache
 
-from cefr_batch.errors import UsageError
+from cefr_batch.errors import AccessDenied, StoreError, Unavailable, UsageError
 from cefr_batch.records import layout
 from cefr_batch.records.timestamps import parse_time
 from cefr_batch.runner.selection import all_runs, claim_times, claimed_at
@@ -85,18 +85,21 @@ def find_removals(store: Store, rules: PruneRules) -> list[Removal]:
     return [removal for removal in found if removal]
 
 
-def remove(store: Store, removals: Sequence[Removal]) -> Iterator[tuple[Removal, State]]:
-    """Remove it, run by run; gives each removal with its run's state now. Idempotent.
+def remove(store: Store, removals: Sequence[Removal]) -> Iterator[tuple[Removal, str]]:
+    """Remove it, run by run; gives each removal with why it was left alone, empty if it was removed. Idempotent.
 
-    A run whose state has changed by the time when it is its turn, such as one that somebody resumed, is left alone: the
-    states then differ. Blocks on the store and, for runs that are not complete, on their schedulers.
+    A run is left alone if its state has changed by the time when it is its turn, as where somebody resumed it, and if its
+    manifest cannot be read, which would have to list the checkpoints no longer. Blocks on the store and, for runs that are
+    not complete, on their schedulers.
     """
     find_scheduler = cache(get_scheduler)
     for removal in removals:
         (found,) = run_states(store, [removal.run], find_scheduler)
-        if found.state is removal.state and (removal.named or found.state in _REMOVABLE or found.never_started):
-            (_remove_run if removal.whole else _remove_checkpoints)(store, removal)
-        yield removal, found.state
+        removable = removal.named or found.state in _REMOVABLE or found.never_started
+        if found.state is not removal.state or not removable:
+            yield removal, f"it is {found.state} now"
+        else:
+            yield removal, (_remove_run if removal.whole else _remove_checkpoints)(store, removal)
 
 
 def _named(store: Store, rules: PruneRules) -> list[Removal]:
@@ -167,20 +170,27 @@ def _found(store: Store, state: RunState, why: str, *, whole: bool, named: bool 
     return Removal(state.run, state.state, why, tuple(store.objects(prefix)), whole, named)
 
 
-def _remove_run(store: Store, removal: Removal) -> None:
+def _remove_run(store: Store, removal: Removal) -> str:
     """The manifest first: what is half removed is not complete. The spec last: until then the name is not free."""
     manifest, spec = (layout.run_key(removal.run, name) for name in (layout.MANIFEST, layout.SPEC))
     store.delete(manifest)
     store.discard_unfinished(layout.run_key(removal.run) + "/")
     _delete(store, [stored.key for stored in removal.objects if stored.key not in (manifest, spec)])
     store.delete(spec)
+    return ""
 
 
-def _remove_checkpoints(store: Store, removal: Removal) -> None:
-    """First from the manifest, so that the run is at every moment what its manifest says."""
-    manifest = read_manifest(store, removal.run).without(layout.CHECKPOINTS)
+def _remove_checkpoints(store: Store, removal: Removal) -> str:
+    """First from the manifest, so that the run is at every moment what its manifest says. Returns why it was left alone."""
+    try:
+        manifest = read_manifest(store, removal.run).without(layout.CHECKPOINTS)
+    except (Unavailable, AccessDenied):
+        raise
+    except StoreError as exc:
+        return str(exc)
     store.put_record(layout.run_key(removal.run, layout.MANIFEST), manifest)
     _delete(store, [stored.key for stored in removal.objects])
+    return ""
 
 
 def _delete(store: Store, keys: Sequence[str]) -> None:

@@ -466,8 +466,9 @@ class Session:
         """What the rules allow to remove. Removes nothing."""
         return find_removals(self.store, rules)
 
-    def remove(self, removals: Sequence[Removal]) -> Iterator[tuple[Removal, State]]:
-        """Remove it, run by run, each with the run's state now; one whose state has changed since is left alone."""
+    def remove(self, removals: Sequence[Removal]) -> Iterator[tuple[Removal, str]]:
+        """Remove it, run by run, each with why it was left alone (empty: it was removed): its state has changed since, or
+        its manifest cannot be read."""
         return remove(self.store, removals)
 
 

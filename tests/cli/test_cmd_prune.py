@@ -162,11 +162,24 @@ def test_a_run_that_somebody_resumed_while_others_were_being_removed_is_left_alo
     removals = find_removals(filled, PruneRules(failed_days=30))
     assert [one.run for one in removals] == ["tiny-c1-peft-v1", "tiny-c1-peft-v3"]
     removed = remove(filled, removals)
-    assert next(removed)[1] is State.FAILED
+    assert next(removed)[1] == ""
     resume(filled, "tiny-c1-peft-v3", monkeypatch)
-    assert next(removed)[1] is State.RUNNING
+    assert next(removed)[1] == "it is RUNNING now"
     assert "tiny-c1-peft-v1" not in all_runs(filled)
     assert "tiny-c1-peft-v3" in all_runs(filled)
+
+
+def test_a_run_with_a_damaged_manifest_keeps_its_checkpoints_and_the_others_lose_theirs(
+    cefr_batch: Command, filled: LocalStore
+) -> None:
+    damaged = layout.run_key("tiny-a1-peft-v1", layout.MANIFEST)  # the first of all
+    filled.put(damaged, b"damaged")
+    before = everything(filled)
+    result = cefr_batch("prune", "--checkpoints", "--yes")
+    assert (result.code, result.err) == (0, "")
+    assert f"tiny-a1-peft-v1: left alone, {filled.locate(damaged)} is not valid JSON" in result.out
+    gone = before.keys() - everything(filled).keys()
+    assert {key.split("/")[1] for key in gone} == {f"tiny-b1-peft-v{number}" for number in (1, 2, 3)}
 
 
 def test_a_run_that_is_being_stopped_is_to_be_waited_for(

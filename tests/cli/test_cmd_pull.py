@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.stored_runs import OBJECTS, add_complete, add_ended
 
+from cefr_batch.errors import Unavailable
 from cefr_batch.records import layout
 from cefr_batch.store.local import LocalStore
 
@@ -179,6 +180,36 @@ def test_damaged_and_missing_objects_are_named(cefr_batch: Command, store: Local
     assert "logs/attempt-1.log: has 20 bytes instead of 7" in result.err
     assert "model.safetensors: its checksum (SHA-256) differs from the recorded one" in result.err
     assert "training_loss.png: is missing" in result.err
+
+
+def test_verify_tells_what_is_wrong_with_every_run(
+    cefr_batch: Command, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (f"tiny-{level}-peft-v1" for level in ("a1", "a2", "b1"))
+    for run in (first, second, third):
+        add_complete(store, run)
+    store.delete(layout.run_key(first, "plots/training_loss.png"))
+    store.put(layout.run_key(second, layout.MANIFEST), b"damaged")
+    result = cefr_batch("verify", first, second, third)
+    assert (result.code, result.out.count("match its manifest")) == (1, 1)
+    assert f"{second}/manifest.json is not valid JSON" in result.err
+    missing = (
+        f"1 objects do not match their manifest:\n  {store.locate(f'runs/{first}/plots/training_loss.png')}: is missing"
+    )
+    assert missing in result.err
+
+    read = LocalStore.get
+
+    def away(self: LocalStore, key: str, **part: int) -> bytes:
+        if second in key:
+            raise Unavailable("the store does not answer")
+        return read(self, key, **part)
+
+    monkeypatch.setattr(LocalStore, "get", away)
+    result = cefr_batch("verify", first, second, third)
+    assert (result.code, result.out) == (1, ""), "the third is not tried"
+    assert "the store does not answer" in result.err
+    assert missing in result.err
 
 
 def test_verify_says_what_it_has_verified_and_writes_nothing(
