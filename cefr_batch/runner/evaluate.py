@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from cefr_batch.config.load import load_spec
 from cefr_batch.config.schema import Level, RunSpec
 from cefr_batch.data import Dataset, Example, load_dataset
 from cefr_batch.data.examples import read_examples
-from cefr_batch.errors import DataError, NotFound, NotReady, Problem, SchedulerError
+from cefr_batch.errors import DataError, NotFound, NotReady, Problem, StoreError
 from cefr_batch.records import layout
 from cefr_batch.records.evaluations import EvaluatedModel, EvaluationRequest, EvaluationTask
 from cefr_batch.records.submission import Submission
@@ -23,11 +24,13 @@ from cefr_batch.runner.evaluations import open_tasks, requested_tasks, stored_ev
 from cefr_batch.runner.findings import Findings
 from cefr_batch.runner.prepare import check_store, token_counter, unreadable
 from cefr_batch.runner.selection import find_runs, newest_complete
-from cefr_batch.runner.submission import read_dataset_name, read_spec, start
+from cefr_batch.runner.submission import evaluate_again, read_dataset_name, read_spec, start
 from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler
 from cefr_batch.schedulers.background import in_background
 from cefr_batch.store.base import Store
 from cefr_batch.store.datasets import fetch_dataset, store_dataset
+
+log = logging.getLogger(__name__)
 
 ALL = "ALL"
 _BACKEND = "peft"  # models are evaluated with it, whatever they were trained with
@@ -123,7 +126,8 @@ def launch_evaluations(store: Store, prepared: PreparedEvaluations) -> list[Subm
     """Record what is asked and start a job for each run of which something is not stored; blocks until they are submitted.
 
     Idempotent: what is stored is not computed again. Raises ``SchedulerError`` if one cannot be started: then none was,
-    and nothing is asked.
+    and nothing more is asked than before or meanwhile by others, as where this fails or is interrupted earlier. Where jobs
+    may run (``JobsMayRun``) or were stopped again, it stays asked.
     """
     group = job_group(store, prepared)
     if group is None:
@@ -131,14 +135,26 @@ def launch_evaluations(store: Store, prepared: PreparedEvaluations) -> list[Subm
     for one in prepared.sets:
         store_dataset(store, one.dataset)
     before = {job.run: requested_tasks(store, job.run) for job in group.jobs}
-    for job in group.jobs:
-        request_evaluations(store, job.run, [*open_tasks(store, job.run), *prepared.tasks[job.run]])
+    undo = partial(_ask_no_more, store, prepared, before)
     try:
-        return start(store, prepared.scheduler, group, layout.EVALUATION_SUBMISSION)
-    except SchedulerError:
-        for run, tasks in before.items():
-            request_evaluations(store, run, tasks)
+        for run in before:
+            request_evaluations(store, run, [*open_tasks(store, run), *prepared.tasks[run]])
+    except BaseException:
+        undo()
         raise
+    return start(store, prepared.scheduler, group, layout.EVALUATION_SUBMISSION, undo)
+
+
+def _ask_no_more(store: Store, prepared: PreparedEvaluations, before: Mapping[str, Sequence[EvaluationTask]]) -> None:
+    """Take back what was asked of these runs, but not what others have asked of them since. Raises nothing: where the store
+    fails, it logs a warning."""
+    for run, tasks in before.items():
+        added = {task.name for task in prepared.tasks[run]} - {task.name for task in tasks}
+        try:
+            now = requested_tasks(store, run)
+            request_evaluations(store, run, [one for one in (*tasks, *now) if one.name not in added])
+        except StoreError as exc:
+            log.warning("what no job computes stays asked of %s: %s; %s", run, exc, evaluate_again(run))
 
 
 def request_evaluations(store: Store, run: str, tasks: Sequence[EvaluationTask]) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cefr_batch.errors import CefrBatchError, JobsMayRun, SchedulerError, StoreError
@@ -57,7 +58,7 @@ def render(store: Store, preparation: Preparation) -> Request:
     runs = _claim(store, preparation)
     try:
         return _request(store, preparation, runs)
-    except CefrBatchError:
+    except BaseException:
         unclaim(store, runs)
         raise
 
@@ -65,19 +66,20 @@ def render(store: Store, preparation: Preparation) -> Request:
 def launch(store: Store, preparation: Preparation) -> Launch:
     """Claim names and start the jobs; blocks until they are submitted and recorded.
 
-    Raises ``SchedulerError`` if one cannot be started: then none was, and the names are free again. If this fails or is
-    interrupted later, jobs that were started are stopped, and their runs can be resumed; ``JobsMayRun`` names those that
-    could not be stopped.
+    Raises ``SchedulerError`` if one cannot be started: then none was, and the names are free again, as where this fails or
+    is interrupted earlier. If it is later, jobs that were started are stopped, and their runs can be resumed; ``JobsMayRun``
+    names those that could not be stopped.
     """
     runs = _claim(store, preparation)
     group = _job_group(store, preparation.scheduler, runs, preparation.runs)
     try:
-        submissions, reported = start_with_report(store, preparation.scheduler, group)
+        submissions, reported = start_with_report(
+            store, preparation.scheduler, group, undo=partial(unclaim, store, runs)
+        )
         return Launch(submissions, group.report_url if reported else None)
     except (JobsMayRun, StoreError):
         raise
     except CefrBatchError as exc:
-        unclaim(store, runs)
         raise SchedulerError(f"nothing was started: {exc}") from exc
 
 
@@ -105,15 +107,15 @@ def _claim(store: Store, preparation: Preparation) -> list[str]:
     for dataset in {item.dataset.sha256: item.dataset for item in preparation.runs}.values():
         store_dataset(store, dataset)
     runs = claim(store, [(item.spec, item.dataset.sha256) for item in preparation.runs])
-    _warn_of_repeats(store, dict(zip(runs, preparation.runs, strict=True)))
-    if preparation.cross_evaluate:
-        asked = cross_tasks({run: (one.spec, one.dataset) for run, one in zip(runs, preparation.runs, strict=True)})
-        try:
-            for run, tasks in asked.items():
+    claimed = dict(zip(runs, preparation.runs, strict=True))
+    try:
+        _warn_of_repeats(store, claimed)
+        if preparation.cross_evaluate:
+            for run, tasks in cross_tasks({run: (one.spec, one.dataset) for run, one in claimed.items()}).items():
                 request_evaluations(store, run, tasks)
-        except StoreError:
-            unclaim(store, runs)
-            raise
+    except BaseException:
+        unclaim(store, runs)
+        raise
     return runs
 
 

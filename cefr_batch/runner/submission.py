@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -60,23 +60,23 @@ def claim(
     """Write ``spec.json`` of each spec and dataset under the next free name, which is then this submitter's alone.
 
     Returns the names in order. Blocks on the store, and retries with a pause where other submitters were faster. Raises
-    ``StoreError`` if a name cannot be written, or is still refused after 20 attempts; then none stays claimed.
+    ``StoreError`` if a name cannot be written, or is still refused after 20 attempts. Then, and where it is interrupted,
+    none stays claimed.
     """
     claims = _Claims(store, wanted)
     pause = wait_random_exponential(multiplier=0.05, max=1)
     attempts = Retrying(retry=retry_if_result(bool), stop=stop_after_attempt(_CLAIM_ATTEMPTS), wait=pause, sleep=sleep)
     try:
         attempts(claims.attempt)
-    except RetryError as exc:
+    except BaseException as exc:
         unclaim(store, claims.names.values())
+        if not isinstance(exc, RetryError):
+            raise
         raise StoreError(
             f"no free run name found in {store.url} in {_CLAIM_ATTEMPTS} attempts: the store does not list names that it "
             "then refuses as taken; check that reads and writes reach the same store (a proxy or replica may be behind), "
             "then submit again"
         ) from exc
-    except StoreError:
-        unclaim(store, claims.names.values())
-        raise
     return [claims.names[number] for number in range(len(wanted))]
 
 
@@ -93,18 +93,15 @@ class _Claims:
         left = [number for number in range(len(self.wanted)) if number not in self.names]
         free = next_runs(self.store, [self.wanted[number][0] for number in left], {*self.taken, *self.names.values()})
         with ThreadPoolExecutor(_WRITERS) as pool:
-            tries = {
-                n: pool.submit(claim_as, self.store, run, *self.wanted[n]) for n, run in zip(left, free, strict=True)
-            }
-            wait(tries.values())
-        for (number, one), run in zip(tries.items(), free, strict=True):
-            if not one.exception() and one.result():
-                self.names[number] = run
-            else:
-                self.taken.add(run)
-        for one in tries.values():
-            one.result()  # raises the first failure, after what succeeded was noted
+            list(pool.map(self._claim, left, free))
         return len(self.wanted) - len(self.names)
+
+    def _claim(self, number: int, run: str) -> None:
+        """In a thread, which an interruption does not stop: what it claims is noted in any case."""
+        if claim_as(self.store, run, *self.wanted[number]):
+            self.names[number] = run
+        else:
+            self.taken.add(run)
 
 
 def claim_as(store: Store, run: str, spec: RunSpec, dataset: str) -> bool:
@@ -137,31 +134,51 @@ def unclaim(store: Store, runs: Iterable[str]) -> None:
             log.warning(text, run, exc, run)
 
 
-def start(store: Store, scheduler: Scheduler[Any], group: JobGroup, name: str = layout.SUBMISSION) -> list[Submission]:
+def _nothing() -> None:
+    """There is nothing to undo."""
+
+
+def start(
+    store: Store,
+    scheduler: Scheduler[Any],
+    group: JobGroup,
+    name: str = layout.SUBMISSION,
+    undo: Callable[[], None] = _nothing,
+) -> list[Submission]:
     """As ``start_with_report``, for whom it does not matter whether there will be a report."""
-    return start_with_report(store, scheduler, group, name)[0]
+    return start_with_report(store, scheduler, group, name, undo)[0]
 
 
 def start_with_report(
-    store: Store, scheduler: Scheduler[Any], group: JobGroup, name: str = layout.SUBMISSION
+    store: Store,
+    scheduler: Scheduler[Any],
+    group: JobGroup,
+    name: str = layout.SUBMISSION,
+    undo: Callable[[], None] = _nothing,
 ) -> tuple[list[Submission], bool]:
     """Start the jobs of claimed runs and record them, each under ``name``; and whether a job was started that writes the
     group's report. Blocks on the scheduler and the store.
 
-    All jobs run and are recorded, or all are stopped again, whatever interrupts this, Ctrl-C included. Raises
-    ``SchedulerError`` if a job cannot be started (then none was), ``JobsMayRun`` if jobs can neither be recorded nor
-    stopped, and otherwise what kept them from being recorded, such as ``StoreError``.
+    All jobs run and are recorded, or all are stopped again, whatever interrupts this, Ctrl-C included. ``undo`` is called
+    where it is certain that no job was started, for what was done before. Raises ``SchedulerError`` if a job cannot be
+    started (then none was), ``JobsMayRun`` if jobs can neither be recorded nor stopped, and otherwise what kept them from
+    being started or recorded, such as ``StoreError``.
     """
-    request = scheduler.render(group)
     runs = [job.run for job in group.jobs]
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        attempts = list(pool.map(lambda run: newest_attempt(store, run, _ATTEMPTS_OF[name]), runs))
+    try:
+        request = scheduler.render(group)
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            attempts = list(pool.map(lambda run: newest_attempt(store, run, _ATTEMPTS_OF[name]), runs))
+    except BaseException:
+        undo()
+        raise
     afterwards = _afterwards(scheduler, name, dict(zip(runs, attempts, strict=True)))
     submitted_at = now()  # before the start: the jobs' own records are never older
     try:
         handles = scheduler.submit(request)
     except SchedulerError:
-        raise  # then no job runs
+        undo()
+        raise
     except BaseException as exc:
         raise JobsMayRun(
             f"interrupted while {', '.join(runs)} were being started (--cluster {scheduler.name}), so their jobs may be "

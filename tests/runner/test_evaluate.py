@@ -15,7 +15,7 @@ from support.stand_in import StandInLauncher
 
 from cefr_batch.config.load import load_spec
 from cefr_batch.data.examples import list_format
-from cefr_batch.errors import NotReady, SchedulerError
+from cefr_batch.errors import JobsMayRun, NotReady, SchedulerError, StoreError
 from cefr_batch.job.publish import manifest
 from cefr_batch.job.sync import Mirror
 from cefr_batch.records import layout
@@ -202,6 +202,42 @@ def test_a_start_that_fails_asks_nothing(store: LocalStore, run: str, monkeypatc
     assert requested_tasks(store, run) == before
 
 
+def test_a_start_that_fails_keeps_what_others_ask_meanwhile(
+    store: LocalStore, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(_self: StartsNothing, _request: object) -> list[str]:
+        request_evaluations(store, run, [*open_tasks(store, run), task("C1")])
+        raise SchedulerError("no room")
+
+    monkeypatch.setattr(StartsNothing, "submit", submit)
+    with pytest.raises(SchedulerError, match="no room"):
+        Session(store).launch_evaluations(prepared(store, [run], ["A1"]))
+    assert [one.label for one in requested_tasks(store, run)] == ["C1"]
+
+
+def test_a_start_of_which_nobody_knows_whether_it_failed_stays_asked(
+    store: LocalStore, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StartsNothing, "submit", interrupted)
+    with pytest.raises(JobsMayRun):
+        Session(store).launch_evaluations(prepared(store, [run], ["A1"]))
+    assert [one.label for one in requested_tasks(store, run)] == ["A1"]
+
+
+def test_an_interruption_before_the_start_asks_nothing(
+    store: LocalStore, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cefr_batch.runner.submission.newest_attempt", interrupted)
+    asked = prepared(store, [run], ["A1"])
+    with pytest.raises(KeyboardInterrupt):
+        Session(store).launch_evaluations(asked)
+    assert requested_tasks(store, run) == []
+
+
+def interrupted(*_: object) -> Any:
+    raise KeyboardInterrupt
+
+
 def test_the_dry_run_names_what_would_be_sent(store: LocalStore, run: str) -> None:
     request = Session(store).preview_evaluations(prepared(store, [run], ["A1"]))
     assert request.runs == [run]
@@ -378,6 +414,25 @@ def test_cross_evaluate_records_its_requests_with_the_runs_or_starts_nothing(
     with pytest.raises(SchedulerError):
         launch(store, preparation)
     assert Session(store).runs() == sorted(started)
+
+
+@pytest.mark.parametrize(
+    "where", ["launch._warn_of_repeats", "evaluate.request_evaluations", "submission.newest_attempt"]
+)
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), StoreError("no answer")], ids=["interrupted", "store"])
+def test_what_fails_before_a_job_is_started_leaves_no_run(
+    failure: BaseException, where: str, store: LocalStore, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise failure
+
+    overrides = [f"model.name={tiny_model}", "backend=peft", "data.examples=40"]
+    specs = [load_spec(level, overrides=overrides) for level in ("A1", "B1")]
+    preparation = Preparation(read_runs(specs, Findings()), StartsNothing(), cross_evaluate=True)
+    monkeypatch.setattr(f"cefr_batch.runner.{where}", fails)
+    with pytest.raises(type(failure)):
+        launch(store, preparation)
+    assert list(store.objects(f"{layout.RUNS}/")) == []
 
 
 def test_cross_evaluate_checks_lengths_and_that_there_is_something_to_cross(

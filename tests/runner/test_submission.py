@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -94,6 +97,18 @@ def test_a_store_that_refuses_every_name_ends_the_claim_after_some_attempts(stor
     ):
         claim(Refusing(store.root), [(spec(), DATASET)], sleep=pauses.append)
     assert len(pauses) == 19
+
+
+def test_an_interruption_while_names_are_being_claimed_leaves_none(store: LocalStore) -> None:
+    class Interrupted(LocalStore):
+        def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+            os.kill(os.getpid(), signal.SIGINT)  # which the main thread gets, while this one goes on
+            time.sleep(0.1)
+            super().put(key, data, if_absent=if_absent)
+
+    with pytest.raises(KeyboardInterrupt):
+        claim(Interrupted(store.root), [(spec(), DATASET)])
+    assert list(store.objects("")) == []
 
 
 def test_the_claim_records_the_spec_and_the_dataset(store: LocalStore) -> None:
