@@ -28,7 +28,7 @@ _file = click.Path(path_type=Path)
     metavar="FILE",
     multiple=True,
     type=_file,
-    help="Your sentence pairs; or, given twice, your training and evaluation examples. Default: a sample.",
+    help="Your sentence pairs of one level; or, given twice, your training and evaluation examples. Default: a sample.",
 )
 @layout_options
 @click.option("--slurm", is_flag=True, help="Write a site file for SLURM, from what sinfo and sacctmgr show.")

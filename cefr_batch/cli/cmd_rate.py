@@ -107,9 +107,8 @@ def _said(one: Imported) -> str:
     gaps = f", {one.missing} marks missing" if one.missing else ""
     gaps += f", {one.levels} with a level" if one.levels else ", no levels given"
     again = "; replaces this rater's earlier file" if one.replaced else ""
-    return (
-        f"{one.file}: rater {one.rater}, form {one.form.id}: {one.complete} of {one.items} sentences rated{gaps}{again}"
-    )
+    rated = f"{one.complete} of {one.items} sentences with all marks{gaps}{again}"
+    return f"{one.file}: rater {one.rater}, form {one.form.id}: {rated}"
 
 
 def _show(ratings: Ratings, as_json: bool) -> None:

@@ -26,6 +26,7 @@ _TABLES = (".csv", ".tsv")
 _SPREADSHEETS = (".xlsx", ".xlsm")
 _JSONL = (".jsonl", ".ndjson")
 _DELIMITERS = (",", ";", "\t")
+_SHOWN_OF_HEADER = 200  # characters, in a message
 _SHOWN_PLACES = 10
 _PAIR = ("word", "sentence")  # the columns of a table of sentence pairs
 
@@ -427,7 +428,13 @@ def _delimiter(text: str, wanted: _Wanted) -> str:
     for delimiter in _DELIMITERS:
         if wanted.is_header([name.strip().strip('"') for name in header.split(delimiter)]):
             return delimiter
-    raise _UnreadableError(f"the first line must be {wanted.names!r}, but is {header.strip()[:60]!r}{wanted.way_out}")
+    raise _UnreadableError(
+        f"the first line must be {wanted.names!r}, but is {_shortened(header.strip())!r}{wanted.way_out}"
+    )
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _SHOWN_OF_HEADER else f"{line[:_SHOWN_OF_HEADER]}…"
 
 
 def kind(value: Any) -> str:

@@ -151,7 +151,7 @@ def _object(type_: GgufType, file: Path) -> StoredObject:
 def _verified(source: ExportSource, type_: GgufType, gguf: Path) -> CheckAnswer:
     """What llama.cpp makes of the file. Raises ``ExportError``, and removes the file, if that is not what was trained."""
     if not can_verify():
-        why = f"llama.cpp is not installed here; {INSTALL} builds it, then export once more"
+        why = f"llama.cpp is not installed on the machine that exported it; {INSTALL} builds it there, then export once more"
         log.info("%s is not verified: %s", gguf.name, why)
         return CheckAnswer(not_verified=why)
     log.info("running %s with llama.cpp, beside the merged model", gguf.name)

@@ -42,7 +42,9 @@ def verify(request: CheckRequest) -> CheckAnswer:
     try:
         from cefr_batch.export.llama_cpp import LlamaCpp
     except (ImportError, OSError, RuntimeError) as exc:  # not there, or built for another machine
-        return CheckAnswer(not_verified=f"llama.cpp cannot be used here ({exc}); {INSTALL} builds it")
+        return CheckAnswer(
+            not_verified=f"llama.cpp could not be used where it was exported ({exc}); {INSTALL} builds it there"
+        )
     started = time.monotonic()
     examples = read_dataset(Path(request.dataset)).eval[: request.examples]
     ours = _Ours.load(

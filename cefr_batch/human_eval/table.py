@@ -22,16 +22,16 @@ def ratings_json(ratings: Ratings) -> dict[str, Any]:
 
 def ratings_markdown(ratings: Ratings) -> str:
     """Means with their intervals, differences, agreement, and what they mean."""
-    heading = f"{_count(ratings.raters, 'rater')}, {_count(ratings.items, 'sentence')}."
+    heading = f"{_count(ratings.raters, 'rater')}, {_count(ratings.items, 'sentence')}"
     if not ratings.items:
-        return f"{heading} Nothing to show.\n"
+        return f"{heading}. Nothing to show.\n"
     notes = (
         "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences. Difference: tuned minus baseline on the "
-        "same words. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree too little for firm conclusions. Alpha "
-        "cannot be computed (—) for a criterion if no sentence has marks from two raters, or if all the marks of such "
-        "sentences are the same."
+        "same words. Two numbers, as in 4–5: the fewest and the most of any criterion. Alpha: Krippendorff's, ordinal; "
+        "below 0.667 the raters agree too little for firm conclusions. Alpha cannot be computed (—) for a criterion if no "
+        "sentence has marks from two raters, or if all the marks of such sentences are the same."
     )
-    lines = [heading, "", *_means(ratings), "", *_agreement(ratings), "", notes]
+    lines = [f"{heading} with a mark or a level.", "", *_means(ratings), "", *_agreement(ratings), "", notes]
     return "\n".join([*lines, *(_levels(ratings.levels) if ratings.levels else ())]) + "\n"
 
 
@@ -52,7 +52,9 @@ def _levels(levels: LevelScores) -> Iterator[str]:
     yield _row(
         "raters with each other, mean over pairs", _number(agreement.kappa), f"{_count(agreement.pairs, 'pair')}"
     )
-    yield _row("Krippendorff's alpha, interval", _number(agreement.alpha), f"{_count(agreement.sentences, 'sentence')}")
+    yield _row(
+        "Krippendorff's alpha, interval scale", _number(agreement.alpha), f"{_count(agreement.sentences, 'sentence')}"
+    )
     yield ""
     yield from _estimator(levels.estimator)
     for reason in levels.undefined():

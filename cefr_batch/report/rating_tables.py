@@ -26,19 +26,15 @@ def marks(ratings: Ratings, t: ReportLanguage) -> Table:
     for run in sorted({one.run for one in ratings.scores}):
         for criterion in CRITERIA:
             baseline, tuned = (score.get((run, criterion, model)) for model in ("baseline", "tuned"))
-            shown = (baseline, tuned, gain.get((run, criterion)))
-            cells = (_mean(one.mean, one.interval, t) if one else NONE for one in shown)
-            sentences = (t.count(one.items if one else 0) for one in (baseline, tuned))
-            rows.append((code(run), t(NAMES[criterion]), *cells, " / ".join(sentences)))
-    header = (
-        t("Run"),
-        t("Criterion"),
-        t("Baseline"),
-        t("Tuned"),
-        t("Tuned − baseline"),
-        t("Sentences, baseline / tuned"),
-    )
-    return Table(t("Mean marks"), header, rows, (2, 3, 4, 5))
+            gained = gain.get((run, criterion))
+            cells = (_mean(one.mean, one.interval, t) if one else NONE for one in (baseline, tuned, gained))
+            sentences = [t.count(one.items if one else 0) for one in (baseline, tuned)]
+            marks = [t.count(one.marks if one else 0) for one in (baseline, tuned)]
+            pairs = t.count(gained.pairs if gained else 0)
+            rows.append((code(run), t(NAMES[criterion]), *cells, " / ".join(sentences), " / ".join(marks), pairs))
+    means = (t("Baseline"), t("Tuned"), t("Tuned − baseline"))
+    counts = (t("Sentences, baseline / tuned"), t("Marks, baseline / tuned"), t("Words with both"))
+    return Table(t("Mean marks"), (t("Run"), t("Criterion"), *means, *counts), rows, range(2, 8))
 
 
 def _mean(mean: float, interval: Interval | None, t: ReportLanguage) -> Inline:
@@ -103,7 +99,7 @@ def level_agreement(levels: LevelScores, t: ReportLanguage) -> Table:
             t("{n} pairs of raters", n=t.count(among.pairs)),
         ),
         (
-            t("Raters with each other: Krippendorff's alpha, interval"),
+            t("Raters with each other: Krippendorff's alpha, interval scale"),
             t.figure(among.alpha),
             t("{n} sentences", n=t.count(among.sentences)),
         ),

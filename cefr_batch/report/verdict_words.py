@@ -9,7 +9,7 @@ from cefr_batch.report.blocks import Distribution, Share
 from cefr_batch.report.interpretation import FEW_UNITS, interval_of
 from cefr_batch.report.level_tables import state_word
 from cefr_batch.report.markdown import Markdown, ReportLanguage, joined, strong
-from cefr_batch.report.verdicts import Card, Verdict
+from cefr_batch.report.verdicts import FEW, Card, Verdict
 
 _TITLES = {
     Verdict.NO_TEXTS: N_("{label}: no generated sentences, so not measured"),
@@ -218,11 +218,14 @@ def _measured(card: Card, t: ReportLanguage) -> Markdown:
         parts.append(t("the model's sentences measure {mean}", mean=_mean(figures.written, t)))
     if figures and figures.references:
         parts.append(t("those of the level {mean}", mean=_mean(figures.references, t)))
-    parts.append(
-        t("the untrained model's {mean}", mean=_mean(untrained, t))
-        if untrained
-        else t("the untrained model wrote none that can be measured")
-    )
+    if not untrained:
+        parts.append(t("the untrained model wrote none that can be measured"))
+    elif untrained.units < FEW:
+        few = N_("the untrained model's {mean}, from only {n} of {all} answers")
+        counts = {"n": t.count(untrained.measured_texts), "all": t.count(untrained.texts)}
+        parts.append(t(few, mean=_mean(untrained, t), **counts))
+    else:
+        parts.append(t("the untrained model's {mean}", mean=_mean(untrained, t)))
     return Markdown("{}: {}.").format(strong(card.label), joined(parts, "; "))
 
 

@@ -125,10 +125,8 @@ def test_the_card_of_an_export_has_its_verification_and_asks_its_file() -> None:
 
 def test_the_card_of_an_export_that_was_not_verified_says_why() -> None:
     text = model_card(facts(), export_record(not_verified="llama.cpp is not installed here"))
-    assert (
-        "\n## Verification\n\nNot verified when it was exported: llama.cpp is not installed here.\n\n## Limits\n"
-        in text
-    )
+    assert "\n## Verification\n\nNot verified: llama.cpp is not installed here.\n\n## Limits\n" in text
+    assert "before its weights became f16; how near this file comes to it was not measured.\n" in text
 
 
 def test_the_card_in_a_repository_says_how_to_get_the_files() -> None:

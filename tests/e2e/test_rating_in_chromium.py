@@ -154,7 +154,7 @@ def test_three_raters(form: Form, cefr_batch: Command, store: LocalStore, open_p
     result = cefr_batch("rate", "import", *map(str, files), "--json")
     assert result.code == 0
     assert "rater Ayşe Öz, form" in result.err
-    assert "10 of 12 sentences rated, 8 marks missing, 11 with a level" in result.err
+    assert "10 of 12 sentences with all marks, 8 marks missing, 11 with a level" in result.err
     ratings = json.loads(result.out)
     check_levels(form, levels, ratings["levels"])
     assert (ratings["raters"], ratings["items"]) == (3, 12)

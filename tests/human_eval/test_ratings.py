@@ -254,7 +254,7 @@ def test_a_damaged_form_is_named_and_the_other_forms_are_shown(
     result = cefr_batch("rate", "show")
     assert result.code == 0
     assert f"ratings/{damaged.id}/key.json does not have the expected content (id: must be a valid string" in result.err
-    assert "1 rater, 4 sentences." in result.out
+    assert "1 rater, 4 sentences with a mark or a level." in result.out
 
 
 def test_levels_and_the_qualification_are_read_from_every_way_of_saving(store: LocalStore, tmp_path: Path) -> None:
@@ -335,10 +335,11 @@ def test_export_import_show(cefr_batch: Command, store: LocalStore, tmp_path: Pa
     file = write(tmp_path, "a.json", saved_json(form, "r1", lambda item, _: None if item == "s8" else 4))
     result = cefr_batch("rate", "import", str(file))
     assert result.out.startswith(
-        f"{file}: rater r1, form {form_id}: 7 of 8 sentences rated, 4 marks missing, no levels given\n1 rater, 7 sent"
+        f"{file}: rater r1, form {form_id}: 7 of 8 sentences with all marks, 4 marks missing, no levels given\n"
+        "1 rater, 7 sentences with a mark or a level."
     )
     again = cefr_batch("rate", "import", str(write(tmp_path, "a.csv", saved_csv(form, "r1", lambda *_: 2))))
-    assert "8 of 8 sentences rated, no levels given; replaces this rater's earlier file\n" in again.out
+    assert "8 of 8 sentences with all marks, no levels given; replaces this rater's earlier file\n" in again.out
     shown = json.loads(cefr_batch("rate", "show", "--json").out)
     assert (shown["raters"], shown["items"]) == (1, 8)
     assert {score["mean"] for score in shown["scores"]} == {2.0}

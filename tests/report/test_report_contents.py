@@ -123,7 +123,7 @@ def test_ratings_are_shown_where_people_gave_some(store: LocalStore) -> None:
     ratings = Ratings(3, 24, tuple(scores), tuple(gains), tuple(agreement))
     found = collect(store)
     text = report_markdown(Report(found.store, found.entries, ratings))
-    assert "Marks from 1 to 5 for 24 sentences, by people who did not know which model wrote them (raters: 3)." in text
+    assert "24 sentences were rated by people who did not know which model wrote them (raters: 3)." in text
     line = "| Word usage            | 2.00 (1.75 … 2.25) | 4.50 (4.25 … 4.75) | 2.50 (2.10 … 2.90) |"
     assert line in text
     assert row(text, "Level appropriateness") == ["–", "12"]
@@ -166,7 +166,7 @@ def test_rated_levels_are_shown_beside_the_target_the_raters_and_the_estimator(s
     assert "The kappa of raters and target cannot be computed" in text
     assert "Agreement between raters on levels cannot" not in text
     assert row(text, "Raters and target, Tuned: weighted kappa") == ["0.60 (0.50 … 0.70)", "35 judgements"]
-    assert row(text, "Raters with each other: Krippendorff's alpha, interval") == ["0.72", "24 sentences"]
+    assert row(text, "Raters with each other: Krippendorff's alpha, interval scale") == ["0.72", "24 sentences"]
     assert row(text, "Spearman's rank correlation") == ["0.70 (0.60 … 0.80)"]
     unmeasured = Report(found.store, found.entries, replace(ratings, levels=replace(levels, estimator=None)))
     assert "The level estimator is not installed where this report was made" in report_markdown(unmeasured)

@@ -202,10 +202,12 @@ def test_each_row_says_how_many_answers_or_examples_it_is_from(tmp_path: Path) -
     own, other = in_lists(sentences("A1"), 5), in_lists(sentences("C1"), 5)
     add_complete(store, "llama1b-a1-peft-v1", "A1", A1)
     add_texts(store, "llama1b-a1-peft-v1", own[:6], [*other[:4], [], []], [*own, own[0]], zero_shot=other[:6])
-    text = render(collect(store), "md", "en").decode().split("## Levels measured")[1].split("## ")[0]
+    whole = render(collect(store), "md", "en").decode()
+    text = whole.split("## Levels measured")[1].split("## ")[0]
     rows = {cells[1]: cells[2:] for line in text.splitlines() if len(cells := re.split(r" *\| *", line)[1:-1]) > 8}
     assert rows["Tuned"][0] == "6 answers"
     assert rows["Untrained, asked as in training"][0] == "4 of 6 answers"
+    assert re.search(r"; the untrained model's [^;]*, from only 4 of 6 answers\.", whole)
     assert rows["The level's own sentences"][0] == f"{len(own) + 1} examples, {5 * len(own)} different sentences"
     assert not rows["Untrained, asked as in training"][6].startswith("**")
     assert rows["Untrained, asked in plain words"][6].startswith("**")
