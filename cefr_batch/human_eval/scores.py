@@ -9,9 +9,10 @@ of words would change the mean, not how other raters would judge, and are too na
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import TypeVar
 
 from cefr_batch.errors import Damaged
 from cefr_batch.evaluation.bootstrap import Interval, mean_interval
@@ -22,6 +23,7 @@ from cefr_batch.human_eval.stored import all_rated, form_ids, get_form
 from cefr_batch.records.ratings import Form, FormItem, Rated, Source
 from cefr_batch.store import Store
 
+T = TypeVar("T")
 _Model = tuple[str, str, str]  # run, model, criterion
 _Word = tuple[str, str, str, int, int]  # run, criterion, form, answer, position
 
@@ -99,18 +101,46 @@ def collect_ratings(store: Store, runs: Sequence[str] = ()) -> Ratings:
 
 def summarize(forms: Iterable[tuple[Form, Sequence[Rated]]], runs: Sequence[str] = ()) -> Ratings:
     """As ``collect_ratings``, of forms and what their raters gave."""
-    tally, forms = _Tally(frozenset(runs)), list(forms)
-    for form, rated in forms:
-        for item in form.items:
-            tally.add(form, item, rated)
+    tally, (form, rated) = _Tally(frozenset(runs)), _as_one(forms)
+    for item in form.items:
+        tally.add(form, item, rated)
     return Ratings(
         raters=len(tally.raters),
         items=tally.items,
         scores=tuple(_scores(tally)),
         differences=tuple(_differences(tally)),
         agreement=tuple(_agreement(name, tally.marks[name]) for name in CRITERIA if tally.items),
-        levels=level_scores(forms, runs),
+        levels=level_scores([(form, rated)], runs),
     )
+
+
+def _as_one(forms: Iterable[tuple[Form, Sequence[Rated]]]) -> tuple[Form, list[Rated]]:
+    """These forms as one: a sentence that several of them show is one sentence, with the ratings of all. Where somebody
+    rated it in several, the last one counts."""
+    items: dict[tuple[str, str, str], FormItem] = {}
+    given: dict[str, Rated] = {}
+    for form, rated in forms:
+        merged: dict[str, str] = {}  # the form's name of an item -> its name here
+        for item in form.items:
+            key = (item.level, item.word, item.sentence)
+            known = items.setdefault(key, item.model_copy(update={"id": f"s{len(items)}", "sources": ()}))
+            new = tuple(source for source in item.sources if source not in known.sources)
+            items[key] = known.model_copy(update={"sources": known.sources + new})
+            merged[item.id] = known.id
+        for one in rated:
+            before = given.get(one.rater)
+            given[one.rater] = Rated(
+                form="",
+                rater=one.rater,
+                ratings={**(before.ratings if before else {}), **_renamed(one.ratings, merged)},
+                levels={**(before.levels if before else {}), **_renamed(one.levels, merged)},
+                qualification=one.qualification or (before.qualification if before else None),
+            )
+    return Form(id="", seed=0, items=tuple(items.values())), list(given.values())
+
+
+def _renamed(given: Mapping[str, T], merged: Mapping[str, str]) -> dict[str, T]:
+    return {merged[item]: value for item, value in given.items() if item in merged}
 
 
 @dataclass

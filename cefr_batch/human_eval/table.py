@@ -9,7 +9,7 @@ from typing import Any
 from cefr_batch.evaluation.bootstrap import Interval
 from cefr_batch.human_eval.criteria import CRITERIA
 from cefr_batch.human_eval.form import MODELS
-from cefr_batch.human_eval.level_scores import EstimatorAgreement, Figure, LevelScores
+from cefr_batch.human_eval.level_scores import FEWEST, EstimatorAgreement, Figure, LevelScores
 from cefr_batch.human_eval.scores import Ratings
 
 _NAMES = tuple(name.replace("_", " ").capitalize() for name in CRITERIA)
@@ -26,10 +26,11 @@ def ratings_markdown(ratings: Ratings) -> str:
     if not ratings.items:
         return f"{heading}. Nothing to show.\n"
     notes = (
-        "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences. Difference: tuned minus baseline on the "
-        "same words. Two numbers, as in 4–5: the fewest and the most of any criterion. Alpha: Krippendorff's, ordinal; "
-        "below 0.667 the raters agree too little for firm conclusions. Alpha cannot be computed (—) for a criterion if no "
-        "sentence has marks from two raters, or if all the marks of such sentences are the same."
+        "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences, where there are enough of them. "
+        "Difference: tuned minus baseline, over the words (pairs) of which both models' sentences have a mark. Two numbers, "
+        "as in 4–5: the fewest and the most of any criterion. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree "
+        "too little for firm conclusions. Alpha cannot be computed (—) for a criterion if no sentence has marks from two "
+        "raters, or if all the marks of such sentences are the same."
     )
     lines = [f"{heading} with a mark or a level.", "", *_means(ratings), "", *_agreement(ratings), "", notes]
     return "\n".join([*lines, *(_levels(ratings.levels) if ratings.levels else ())]) + "\n"
@@ -37,6 +38,7 @@ def ratings_markdown(ratings: Ratings) -> str:
 
 def _levels(levels: LevelScores) -> Iterator[str]:
     yield f"\nLevels (1 is A1, 6 is C2): {_count(levels.raters, 'rater')}, {_count(levels.sentences, 'sentence')}."
+    yield f"Intervals from {FEWEST} sentences on."
     if levels.qualifications:
         yield "Of the raters: " + ", ".join(f"{name} {n}" for name, n in levels.qualifications.items()) + "."
     yield ""
@@ -95,7 +97,7 @@ def _means(ratings: Ratings) -> Iterator[str]:
         changes = [differences.get((run, criterion)) for criterion in CRITERIA]
         if any(changes):
             cells = [_mean(one.mean, one.interval, sign="+") if one else "—" for one in changes]
-            yield _row(run, "difference", *cells, f"{_range(one.pairs for one in changes if one)} pairs", "")
+            yield _row(run, "difference", *cells, f"pairs: {_range(one.pairs if one else 0 for one in changes)}", "")
 
 
 def _agreement(ratings: Ratings) -> Iterator[str]:

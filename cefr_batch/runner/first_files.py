@@ -16,7 +16,7 @@ from cefr_batch.data.build import build_examples
 from cefr_batch.data.dataset import load_dataset
 from cefr_batch.data.io import TableLayout, read_data_file
 from cefr_batch.data.pairs import Pair, read_pairs, record_kind, starter_file
-from cefr_batch.errors import CefrBatchError, DataError, UsageError
+from cefr_batch.errors import CefrBatchError, DataError, Problem, UsageError
 from cefr_batch.schedulers import get_scheduler
 from cefr_batch.schedulers.draft import DraftSetting, as_yaml, draft_text
 from cefr_batch.schedulers.sites import SiteScheduler
@@ -186,15 +186,16 @@ class _Described:
 
 def _fitting(pairs: Sequence[Pair], source: Path, level: Level) -> dict[str, int]:
     """What must differ from the defaults of ``data`` so that examples can be built of these pairs. Raises ``DataError`` if
-    nothing will do."""
+    there are too few."""
     default = load_spec(level, overrides=[f"data.source={as_yaml(str(source))}"]).data
     for words in _WORDS:
         for examples in _EXAMPLES:
             tried = {"words_per_example": words, "examples": examples}
             if _can_build(pairs, default.model_copy(update=tried), level):
                 return {key: value for key, value in tried.items() if value != getattr(default, key)}
-    build_examples(pairs, default, level)
-    return {}
+    few = f"its {len(pairs)} sentence pairs, of {len({pair.word.casefold() for pair in pairs})} different words, are too few"
+    least = f"not even examples of {_WORDS[-1]} words can be built of them while others are held out for evaluation"
+    raise DataError([Problem(str(source), f"{few}: {least}; add pairs with other words")])
 
 
 def _can_build(pairs: Sequence[Pair], spec: DataSpec, level: Level) -> bool:

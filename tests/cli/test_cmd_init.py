@@ -181,6 +181,17 @@ def test_settings_follow_from_how_many_pairs_there_are(
     assert cefr_batch(*line.split()[1:], *model).code == 0
 
 
+def test_too_few_pairs_are_said_to_be_too_few(cefr_batch: Run, here: Path) -> None:
+    pairs_csv(here / "mine.csv", 20, 1)
+    result = cefr_batch("init", "--data", "mine.csv")
+    assert result.code == 1
+    assert result.err == (
+        "error: mine.csv: its 20 sentence pairs, of 20 different words, are too few: not even examples of 3 words can be "
+        "built of them while others are held out for evaluation; add pairs with other words\n"
+    )
+    assert list(contents(here)) == ["mine.csv"]
+
+
 def test_a_spreadsheet_with_columns_and_a_sheet_of_its_own_names(cefr_batch: Run, here: Path) -> None:
     book = Workbook()
     book.active.title = "Notes, 2026"
@@ -232,7 +243,7 @@ def test_data_that_cannot_be_used_is_named_and_nothing_is_written(cefr_batch: Ru
     assert (result.code, result.err) == (1, "error: bad.csv: line 2: the sentence is empty\n")
     pairs_csv(here / "tiny.csv", 2, 2)
     said = cefr_batch("init", "--data", "tiny.csv").err
-    assert "tiny.csv: the pairs have 2 different words" in said
+    assert "tiny.csv: its 4 sentence pairs, of 2 different words, are too few" in said
     assert cefr_batch("init", "--data", "tiny.csv", "--level", "A1,A2").code == 2
     assert cefr_batch("init", "--slurm", "--site", "../x").code == 2
     assert set(contents(here)) == {"bad.csv", "tiny.csv"}

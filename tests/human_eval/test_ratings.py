@@ -406,7 +406,7 @@ def two_words(*marks: dict[str, int]) -> tuple[Form, list[Rated]]:
             id=f"s{2 * index + position}",
             level="B1",
             word=f"w{position}",
-            sentence="A sentence.",
+            sentence=f"A sentence of {model}.",
             sources=(Source(run=RUNS[1], model=model, answer=0, position=position),),
         )
         for index, model in enumerate(("baseline", "tuned"))
@@ -430,6 +430,24 @@ def test_scores_are_means_over_sentences_of_means_over_raters() -> None:
     (difference,) = ratings.differences
     assert (difference.mean, difference.pairs) == (3.0, 2)
     assert difference.interval == mean_interval([3.0, 3.0])
+
+
+def test_a_sentence_of_several_forms_is_one_sentence_with_all_its_raters() -> None:
+    """Two forms of one run show the same sentences in another order. The second rater's second form counts."""
+    form, rated = two_words({"s1": 1, "s3": 4})
+    turned = tuple(item.model_copy(update={"id": f"s{number}"}) for number, item in enumerate(reversed(form.items), 1))
+    other = Form(id="1" * 12, seed=2, items=turned)
+    second = [
+        Rated(form=form.id, rater="r1", ratings={"s1": {"naturalness": 5}}),
+        Rated(form=other.id, rater="r1", ratings={"s4": {"naturalness": 3}, "s2": {"naturalness": 4}}),
+    ]
+    ratings = summarize([(form, [*rated, second[0]]), (other, second[1:])])
+    assert (ratings.raters, ratings.items) == (2, 2)
+    assert [(one.model, one.mean, one.items, one.marks) for one in ratings.scores] == [
+        ("baseline", 2.0, 1, 2),
+        ("tuned", 4.0, 1, 2),
+    ]
+    assert [one.items for one in ratings.agreement if one.criterion == "naturalness"] == [2]
 
 
 def test_a_word_with_one_model_rated_has_no_difference_and_one_sentence_no_interval() -> None:

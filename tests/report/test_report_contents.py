@@ -123,7 +123,7 @@ def test_ratings_are_shown_where_people_gave_some(store: LocalStore) -> None:
     ratings = Ratings(3, 24, tuple(scores), tuple(gains), tuple(agreement))
     found = collect(store)
     text = report_markdown(Report(found.store, found.entries, ratings))
-    assert "24 sentences were rated by people who did not know which model wrote them (raters: 3)." in text
+    assert "24 sentences got a mark or a level from people who did not know which model wrote them (raters: 3)." in text
     line = "| Word usage            | 2.00 (1.75 … 2.25) | 4.50 (4.25 … 4.75) | 2.50 (2.10 … 2.90) |"
     assert line in text
     assert row(text, "Level appropriateness") == ["–", "12"]
