@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cefr_batch.records.exports import ExportCheck
 
 VLLM, HUB = "vllm", "hub"
-_SLOW = "Still working: to convert a model, and to check the file where llama.cpp is installed, takes some minutes."
+_SLOW = "Still working: converting a model takes some minutes, and so does checking the file if llama.cpp is installed."
 
 
 def _forms(_context: click.Context, _parameter: click.Parameter, values: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def command(
     if not yes and not click.confirm("Remove all this?"):
         return click.echo("Nothing was removed.")
     for removal, why_not in session.remove(removals):
-        click.echo(f"{removal.run}: {f'left alone, {why_not}' if why_not else f'removed {size(removal.size)}'}")
+        click.echo(f"{removal.run}: {f'left alone: {why_not}' if why_not else f'removed {size(removal.size)}'}")
     return None
 
 

@@ -179,7 +179,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str] = ()
 
     The names of columns are case-folded. Each of these stands once; a record lacks those that its line lacks.
     """
-    way_out = WayOut(f"{','.join(optional)} may follow", _ALONE) if optional else _NO_NAMES
+    way_out = WayOut(f"optional columns: {', '.join(optional)}", _ALONE) if optional else _NO_NAMES
     return _read(path, _Wanted(TableLayout(way_out=way_out), required, optional), normalize=True)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cefr_batch.data import Example, PromptFormat, prompt_format, read_dataset
 from cefr_batch.data.encoding import Encoded, encode, encode_prompts
-from cefr_batch.export.gguf import INSTALL
+from cefr_batch.export.gguf import VERIFY
 from cefr_batch.records.document import read_file, write_file
 from cefr_batch.records.exports import CheckAnswer, CheckRequest, ExportCheck, TextDifference
 from cefr_batch.training.process import start_process
@@ -42,9 +42,8 @@ def verify(request: CheckRequest) -> CheckAnswer:
     try:
         from cefr_batch.export.llama_cpp import LlamaCpp
     except (ImportError, OSError, RuntimeError) as exc:  # not there, or built for another machine
-        return CheckAnswer(
-            not_verified=f"llama.cpp could not be used where it was exported ({exc}); {INSTALL} builds it there"
-        )
+        why = f"llama.cpp could not be used on the machine that made this file ({exc})"
+        return CheckAnswer(not_verified=f"{why}; {VERIFY}")
     started = time.monotonic()
     examples = read_dataset(Path(request.dataset)).eval[: request.examples]
     ours = _Ours.load(

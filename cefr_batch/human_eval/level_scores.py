@@ -108,12 +108,12 @@ class LevelScores:
             )
         if self.agreement.alpha is None:
             yield N_(
-                "Agreement between raters on levels cannot be computed if no sentence was rated by two of them, or if all "
-                "the ratings of such sentences are the same."
+                "The raters' agreement on levels cannot be computed if no sentence was rated by at least two of them, or if "
+                "all the ratings of such sentences are the same."
             )
         elif self.agreement.kappa is None:
             yield N_(
-                "The kappa of two raters cannot be computed if both gave one and the same level to all sentences that both "
+                "The kappa of two raters cannot be computed if both gave the same single level to every sentence that both "
                 "rated."
             )
         if self.estimator and self.estimator.spearman is None:

@@ -27,10 +27,10 @@ def ratings_markdown(ratings: Ratings) -> str:
         return f"{heading}. Nothing to show.\n"
     notes = (
         "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences, where there are enough of them. "
-        "Difference: tuned minus baseline, over the words (pairs) of which both models' sentences have a mark. Two numbers, "
-        "as in 4–5: the fewest and the most of any criterion. Alpha: Krippendorff's, ordinal; below 0.667 the raters agree "
-        "too little for firm conclusions. Alpha cannot be computed (—) for a criterion if no sentence has marks from two "
-        "raters, or if all the marks of such sentences are the same."
+        "Difference: tuned minus baseline, over the words (pairs) for which both models' sentences have a mark. Two "
+        "numbers, as in 4–5: the fewest and the most of any criterion. Alpha: Krippendorff's, ordinal; below 0.667 the "
+        "raters agree too little for firm conclusions. Alpha cannot be computed (—) for a criterion if no sentence has "
+        "marks from two raters, or if all the marks of such sentences are the same."
     )
     lines = [f"{heading} with a mark or a level.", "", *_means(ratings), "", *_agreement(ratings), "", notes]
     return "\n".join([*lines, *(_levels(ratings.levels) if ratings.levels else ())]) + "\n"
@@ -38,7 +38,7 @@ def ratings_markdown(ratings: Ratings) -> str:
 
 def _levels(levels: LevelScores) -> Iterator[str]:
     yield f"\nLevels (1 is A1, 6 is C2): {_count(levels.raters, 'rater')}, {_count(levels.sentences, 'sentence')}."
-    yield f"Intervals from {FEWEST} sentences on."
+    yield f"Intervals are given from {FEWEST} sentences on."
     if levels.qualifications:
         yield "Of the raters: " + ", ".join(f"{name} {n}" for name, n in levels.qualifications.items()) + "."
     yield ""

@@ -33,13 +33,13 @@ def require_not_moved(store: Store, run: str) -> None:
     stop = threading.Event()
     begin = time.monotonic()
     if newer := _elsewhere(store, run):
-        log.info("%s belongs to a job of %s; waiting, in case it was moved here just now", run, newer.cluster)
+        log.info("%s belongs to a job on %s; waiting, in case it was moved here just now", run, newer.cluster)
     with StopSignals(stop.set):
         while newer := _elsewhere(store, run):
             if time.monotonic() - begin >= RECORDED_SECONDS:
                 raise JobFailed(
-                    f"{run} was moved to {newer.cluster}, so this job leaves it alone; `cefr-batch resume {run} --cluster "
-                    "k8s/NAME` moves it here, once its job there has ended",
+                    f"{run} was moved to {newer.cluster}, so this job leaves it alone; once its job there has ended, "
+                    f"`cefr-batch resume {run} --cluster k8s/NAME` moves it back",
                     permanent=True,
                 )
             if stop.wait(_POLL_SECONDS):

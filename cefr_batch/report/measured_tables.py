@@ -60,7 +60,7 @@ def by_mode(levels: WrittenLevels, t: ReportLanguage) -> Table:
 
 def _header(t: ReportLanguage) -> tuple[Inline, ...]:
     return (
-        t("From"),
+        t("Based on"),
         t("Sentences"),
         t("Mean level"),
         t("RMSE to the target"),

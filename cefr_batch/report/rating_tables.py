@@ -33,7 +33,7 @@ def marks(ratings: Ratings, t: ReportLanguage) -> Table:
             pairs = t.count(gained.pairs if gained else 0)
             rows.append((code(run), t(NAMES[criterion]), *cells, " / ".join(sentences), " / ".join(marks), pairs))
     means = (t("Baseline"), t("Tuned"), t("Tuned − baseline"))
-    counts = (t("Sentences, baseline / tuned"), t("Marks, baseline / tuned"), t("Words with both"))
+    counts = (t("Sentences, baseline / tuned"), t("Marks, baseline / tuned"), t("Words marked for both models"))
     return Table(t("Mean marks"), (t("Run"), t("Criterion"), *means, *counts), rows, range(2, 8))
 
 
@@ -104,7 +104,7 @@ def level_agreement(levels: LevelScores, t: ReportLanguage) -> Table:
             t("{n} sentences", n=t.count(among.sentences)),
         ),
     ]
-    return Table(t("Agreement on levels"), (t("Agreement"), t("Value"), t("Over")), rows, (1,))
+    return Table(t("Agreement on levels"), (t("Agreement"), t("Value"), t("Based on")), rows, (1,))
 
 
 def estimator(found: EstimatorAgreement, t: ReportLanguage) -> Table:

@@ -129,7 +129,8 @@ def _evaluations(store: Store, run: str) -> list[TransferItem]:
 def _exports(store: Store, run: str) -> list[TransferItem]:
     items, wrong = export_items(store, run)
     for why in wrong.values():
-        text = "an export of %s is left out: %s; if it is damaged, `cefr-batch export %s --to …` makes it again"
+        again = "if its record is damaged, `cefr-batch export %s --to …` makes the export again"
+        text = f"an export of %s is left out: %s; {again}"
         log.warning(text, run, why, run)
     return items
 

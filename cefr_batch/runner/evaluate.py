@@ -154,7 +154,12 @@ def _ask_no_more(store: Store, prepared: PreparedEvaluations, before: Mapping[st
             now = requested_tasks(store, run)
             request_evaluations(store, run, [one for one in (*tasks, *now) if one.name not in added])
         except StoreError as exc:
-            log.warning("what no job computes stays asked of %s: %s; %s", run, exc, evaluate_again(run))
+            log.warning(
+                "no job was started for the evaluations of %s, but the store still lists them as asked for: %s; %s",
+                run,
+                exc,
+                evaluate_again(run),
+            )
 
 
 def request_evaluations(store: Store, run: str, tasks: Sequence[EvaluationTask]) -> None:

@@ -194,7 +194,7 @@ def _fitting(pairs: Sequence[Pair], source: Path, level: Level) -> dict[str, int
             if _can_build(pairs, default.model_copy(update=tried), level):
                 return {key: value for key, value in tried.items() if value != getattr(default, key)}
     few = f"its {len(pairs)} sentence pairs, of {len({pair.word.casefold() for pair in pairs})} different words, are too few"
-    least = f"not even examples of {_WORDS[-1]} words can be built of them while others are held out for evaluation"
+    least = f"even examples of only {_WORDS[-1]} words cannot be built from them once some words are held out for evaluation"
     raise DataError([Problem(str(source), f"{few}: {least}; add pairs with other words")])
 
 

@@ -119,7 +119,7 @@ def test_the_card_of_an_export_has_its_verification_and_asks_its_file() -> None:
         assert row in text
     assert f"llama-server --model {RUN}-q8_0.gguf --jinja" in text
     assert f"ollama create {RUN} -f Modelfile" in text
-    assert "LM Studio opens the file as it is; set its temperature to 0." in text
+    assert "LM Studio opens the file as it is; set the temperature to 0 there." in text
     assert "safetensors" not in text
     assert "(a tie)" not in model_card(facts(), export_record(check=check()))
 
@@ -127,7 +127,7 @@ def test_the_card_of_an_export_has_its_verification_and_asks_its_file() -> None:
 def test_the_card_of_an_export_that_was_not_verified_says_why() -> None:
     text = model_card(facts(), export_record(not_verified="llama.cpp is not installed here"))
     assert "\n## Verification\n\nNot verified: llama.cpp is not installed here.\n\n## Limits\n" in text
-    assert "before its weights became f16; how near this file comes to it was not measured.\n" in text
+    assert "before its weights were converted to f16; how close this file comes to it was not measured.\n" in text
 
 
 def test_the_card_in_a_repository_says_how_to_get_the_files() -> None:
@@ -152,7 +152,9 @@ def code_block(text: str) -> str:
 @pytest.mark.parametrize(("words", "said"), [(1, "1 word"), (3, "3 words"), (12, "12 words")])
 def test_the_request_that_a_card_shows_has_as_many_words_as_it_says(words: int, said: str) -> None:
     text = model_card(facts(f"data.words_per_example={words}"), "merged")
-    shown = re.search(r"with (\d+ words?) at a time \(`REQUEST` below\):\n\n```text\n(.*?)```", text, re.DOTALL)
+    shown = re.search(
+        r"with (\d+ words?) at a time \(the code below calls it `REQUEST`\):\n\n```text\n(.*?)```", text, re.DOTALL
+    )
     assert shown
     assert shown[1] == said
     assert re.findall(r"^(\d+)\. \w+$", shown[2], re.MULTILINE) == [str(number) for number in range(1, words + 1)]

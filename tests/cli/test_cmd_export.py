@@ -63,7 +63,10 @@ def test_not_verified_is_said_with_the_way_out(cefr_batch: Command, run: str, mo
     monkeypatch.setattr(make, "can_verify", lambda: False)
     result = cefr_batch("export", run, "--to", "gguf")
     assert result.code == 0
-    assert "  not verified: llama.cpp is not installed on the machine that exported it; pip install" in result.out
+    assert (
+        "  not verified: llama.cpp is not installed on the machine that made this file; build it there with pip install"
+        in result.out
+    )
     assert result.err == "", "said once"
 
 

@@ -186,8 +186,8 @@ def test_too_few_pairs_are_said_to_be_too_few(cefr_batch: Run, here: Path) -> No
     result = cefr_batch("init", "--data", "mine.csv")
     assert result.code == 1
     assert result.err == (
-        "error: mine.csv: its 20 sentence pairs, of 20 different words, are too few: not even examples of 3 words can be "
-        "built of them while others are held out for evaluation; add pairs with other words\n"
+        "error: mine.csv: its 20 sentence pairs, of 20 different words, are too few: even examples of only 3 words "
+        "cannot be built from them once some words are held out for evaluation; add pairs with other words\n"
     )
     assert list(contents(here)) == ["mine.csv"]
 

@@ -143,7 +143,7 @@ def test_a_run_that_somebody_resumed_meanwhile_is_left_alone(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("click.confirm", resumed)
     result = cefr_batch("prune", "--failed", "30")
-    assert f"{run}: left alone, it is RUNNING now" in result.out
+    assert f"{run}: left alone: it is RUNNING now" in result.out
     assert run in all_runs(filled)
     assert "tiny-c1-peft-v3" not in all_runs(filled)
 
@@ -177,7 +177,7 @@ def test_a_run_with_a_damaged_manifest_keeps_its_checkpoints_and_the_others_lose
     before = everything(filled)
     result = cefr_batch("prune", "--checkpoints", "--yes")
     assert (result.code, result.err) == (0, "")
-    assert f"tiny-a1-peft-v1: left alone, {filled.locate(damaged)} is not valid JSON" in result.out
+    assert f"tiny-a1-peft-v1: left alone: {filled.locate(damaged)} is not valid JSON" in result.out
     gone = before.keys() - everything(filled).keys()
     assert {key.split("/")[1] for key in gone} == {f"tiny-b1-peft-v{number}" for number in (1, 2, 3)}
 

@@ -176,7 +176,7 @@ def test_damaged_and_missing_objects_are_named(cefr_batch: Command, store: Local
     store.put(layout.run_key(RUN, "logs/attempt-1.log"), b"a line\nand one more\n")
     result = cefr_batch("verify", RUN)
     assert (result.code, result.out) == (1, "")
-    assert "3 objects do not match their manifest:" in result.err
+    assert "3 objects are not as recorded, or cannot be read:" in result.err
     assert "logs/attempt-1.log: has 20 bytes instead of 7" in result.err
     assert "model.safetensors: its checksum (SHA-256) differs from the recorded one" in result.err
     assert "training_loss.png: is missing" in result.err
@@ -193,10 +193,8 @@ def test_verify_tells_what_is_wrong_with_every_run(
     result = cefr_batch("verify", first, second, third)
     assert (result.code, result.out.count("match its manifest")) == (1, 1)
     assert f"{second}/manifest.json is not valid JSON" in result.err
-    missing = (
-        f"1 objects do not match their manifest:\n  {store.locate(f'runs/{first}/plots/training_loss.png')}: is missing"
-    )
-    assert missing in result.err
+    missing = store.locate(f"runs/{first}/plots/training_loss.png")
+    assert f"1 objects are not as recorded, or cannot be read:\n  {missing}: is missing" in result.err
 
     read = LocalStore.get
 

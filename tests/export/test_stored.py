@@ -62,7 +62,7 @@ def test_it_lies_in_the_store_beside_the_manifest_with_its_hashes(
         data = store.get(layout.run_key(run, one.key))
         assert (len(data), hashlib.sha256(data).hexdigest()) == (one.size, one.sha256)
     assert (record.check, record.converter) == (None, "a stand-in 1.0")
-    assert record.not_verified.startswith("llama.cpp is not installed on the machine that exported it")
+    assert record.not_verified.startswith("llama.cpp is not installed on the machine that made this file")
     assert store.get(layout.run_key(run, layout.MANIFEST)) == manifest
     assert stored_exports(store, run) == ["gguf-f16"]
     assert not list(layout.pulled_cache(store.url, run).glob("exports/*")), (
@@ -262,7 +262,7 @@ def test_the_card_lies_beside_the_file_with_what_the_verification_found(
 ) -> None:
     export_gguf(store, run, "f16")
     card = layout.run_key(run, layout.export_card("gguf-f16"))
-    assert "Not verified: llama.cpp is not installed on the machine that exported it" in store.get(card).decode()
+    assert "Not verified: llama.cpp is not installed on the machine that made this file" in store.get(card).decode()
     verifying(monkeypatch, CheckAnswer(check=check(equal_texts=18, differences=[])))
     monkeypatch.setattr(ExportCheck, "problems", lambda *_: iter(()))
     export_gguf(store, run, "f16")
@@ -277,7 +277,7 @@ def test_a_part_to_upload_is_fetched_or_made_with_a_card(
 ) -> None:
     folder = fetch_part(store, run, "gguf", "me/model")
     assert [
-        f"{run}-f16.gguf is not verified: llama.cpp is not installed on the machine that exported it" in text
+        f"{run}-f16.gguf is not verified: llama.cpp is not installed on the machine that made this file" in text
         for text in caplog.messages
     ] == [True]
     assert sorted(file.name for file in folder.iterdir()) == ["Modelfile", "README.md", f"{run}-f16.gguf"]

@@ -96,8 +96,8 @@ def test_without_llama_cpp_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     )
     answer = verify(request)
     assert answer.check is None
-    assert answer.not_verified.startswith("llama.cpp could not be used where it was exported (")
-    assert answer.not_verified.endswith("pip install 'cefr-batch[export]' builds it there")
+    assert answer.not_verified.startswith("llama.cpp could not be used on the machine that made this file (")
+    assert answer.not_verified.endswith("build it there with pip install 'cefr-batch[export]', then export once more")
 
 
 # What is a problem, for which type.

@@ -172,7 +172,7 @@ def test_a_form_of_one_level_has_no_kappa_with_the_target_and_one_rater_no_agree
     shown = ratings_markdown(summarize([(form, rated_by(form, {"r1": given_levels(form)["r1"]}))], [RUNS["A1"]]))
     for reason in (
         "The kappa of raters and target cannot be computed",
-        "Agreement between raters on levels cannot be computed",
+        "The raters' agreement on levels cannot be computed",
     ):
         assert reason in shown
 
@@ -185,7 +185,7 @@ def test_only_what_has_no_value_is_given_a_reason(scores: LevelScores) -> None:
     assert one_level.estimator
     assert one_level.estimator.kappa, "the estimates differ, so that chance can be told from agreement"
     assert [reason.split(" cannot ")[0] for reason in one_level.undefined()] == [
-        "Agreement between raters on levels",
+        "The raters' agreement on levels",
         "Spearman's rank correlation",
     ]
 

@@ -222,7 +222,7 @@ HEADER = b"form,rater,item,word_usage,level_appropriateness,grammatical_accuracy
         (
             "a.csv",
             b"form;rater;item;word_usage\n",
-            "naturalness', but is 'form;rater;item;word_usage' (level,qualification may follow)",
+            "naturalness', but is 'form;rater;item;word_usage' (optional columns: level, qualification)",
         ),
         ("a.csv", HEADER + b'"' + b"a" * 200_000, "is not valid CSV: line 2"),
         ("a.csv", HEADER.replace(b"\n", b",item\n"), "the header has the column item more than once"),

@@ -109,7 +109,7 @@ def test_a_complete_run_has_the_cards_of_its_exports(
     run_job_here(released, RUN, tmp_path / "work")
     for kind in ("gguf-f16", "gguf-q8_0"):
         card = ModelCard(released.get(layout.run_key(RUN, layout.export_card(kind))).decode())
-        assert "Not verified: llama.cpp is not installed on the machine that exported it" in card.text
+        assert "Not verified: llama.cpp is not installed on the machine that made this file" in card.text
         assert "## Figures" in card.text
     assert Session(released).verify(RUN).problems == {}
 
