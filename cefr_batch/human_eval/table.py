@@ -26,7 +26,7 @@ def ratings_markdown(ratings: Ratings) -> str:
     if not ratings.items:
         return f"{heading}. Nothing to show.\n"
     notes = (
-        "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences, where there are enough of them. "
+        "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences, from two of them on. "
         "Difference: tuned minus baseline, over the words (pairs) for which both models' sentences have a mark. Two "
         "numbers, as in 4–5: the fewest and the most of any criterion. Alpha: Krippendorff's, ordinal; below 0.667 the "
         "raters agree too little for firm conclusions. Alpha cannot be computed (—) for a criterion if no sentence has "
@@ -55,7 +55,9 @@ def _levels(levels: LevelScores) -> Iterator[str]:
         "raters with each other, mean over pairs", _number(agreement.kappa), f"{_count(agreement.pairs, 'pair')}"
     )
     yield _row(
-        "Krippendorff's alpha, interval scale", _number(agreement.alpha), f"{_count(agreement.sentences, 'sentence')}"
+        "Krippendorff's alpha, levels as numbers",
+        _number(agreement.alpha),
+        f"{_count(agreement.sentences, 'sentence')}",
     )
     yield ""
     yield from _estimator(levels.estimator)

@@ -87,7 +87,7 @@ def level_agreement(levels: LevelScores, t: ReportLanguage) -> Table:
         (
             t("Raters and target, {model}: weighted kappa", model=t(MODEL_NAMES[one.model])),
             _figure(one.kappa, t),
-            t("{n} judgements", n=t.count(one.judgements)),
+            t("judgements: {n}", n=t.count(one.judgements)),
         )
         for one in levels.kappas
     ]
@@ -96,12 +96,12 @@ def level_agreement(levels: LevelScores, t: ReportLanguage) -> Table:
         (
             t("Raters with each other: weighted kappa, mean over pairs of raters"),
             t.figure(among.kappa),
-            t("{n} pairs of raters", n=t.count(among.pairs)),
+            t("pairs of raters: {n}", n=t.count(among.pairs)),
         ),
         (
-            t("Raters with each other: Krippendorff's alpha, interval scale"),
+            t("Raters with each other: Krippendorff's alpha, levels as numbers"),
             t.figure(among.alpha),
-            t("{n} sentences", n=t.count(among.sentences)),
+            t("sentences: {n}", n=t.count(among.sentences)),
         ),
     ]
     return Table(t("Agreement on levels"), (t("Agreement"), t("Value"), t("Based on")), rows, (1,))

@@ -178,7 +178,11 @@ class _Described:
         chosen = _fitting(pairs, files[0], level)
         words = chosen.get("words_per_example", _WORDS[0])
         text = _PAIRS.format(number=f"{len(pairs):,}", words=words, source=_relative(files[0], jobs))
-        fewer = [f"  {key}: {value}    # more would need more pairs" for key, value in chosen.items()]
+        default = load_spec(level).data
+        fewer = [
+            f"  {key}: {value}    # the default, {getattr(default, key)}, would need more pairs"
+            for key, value in chosen.items()
+        ]
         named = {"columns": dict(layout.columns), "sheet": layout.sheet}
         where = [f"  {key}: {as_yaml(value)}" for key, value in named.items() if value]
         return cls("\n".join([text, *where, *fewer]), chosen.get("examples"))
@@ -195,7 +199,7 @@ def _fitting(pairs: Sequence[Pair], source: Path, level: Level) -> dict[str, int
                 return {key: value for key, value in tried.items() if value != getattr(default, key)}
     few = f"its {len(pairs)} sentence pairs, of {len({pair.word.casefold() for pair in pairs})} different words, are too few"
     least = f"even examples of only {_WORDS[-1]} words cannot be built from them once some words are held out for evaluation"
-    raise DataError([Problem(str(source), f"{few}: {least}; add pairs with other words")])
+    raise DataError([Problem(str(source), f"{few}: {least}; add pairs, of other words or with other sentences")])
 
 
 def _can_build(pairs: Sequence[Pair], spec: DataSpec, level: Level) -> bool:

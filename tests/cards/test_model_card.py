@@ -119,7 +119,7 @@ def test_the_card_of_an_export_has_its_verification_and_asks_its_file() -> None:
         assert row in text
     assert f"llama-server --model {RUN}-q8_0.gguf --jinja" in text
     assert f"ollama create {RUN} -f Modelfile" in text
-    assert "LM Studio opens the file as it is; set the temperature to 0 there." in text
+    assert "temperature to 0 and the repeat penalty to 1 (off) there." in text
     assert "safetensors" not in text
     assert "(a tie)" not in model_card(facts(), export_record(check=check()))
 

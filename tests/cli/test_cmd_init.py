@@ -187,7 +187,8 @@ def test_too_few_pairs_are_said_to_be_too_few(cefr_batch: Run, here: Path) -> No
     assert result.code == 1
     assert result.err == (
         "error: mine.csv: its 20 sentence pairs, of 20 different words, are too few: even examples of only 3 words "
-        "cannot be built from them once some words are held out for evaluation; add pairs with other words\n"
+        "cannot be built from them once some words are held out for evaluation; add pairs, of other words or with other "
+        "sentences\n"
     )
     assert list(contents(here)) == ["mine.csv"]
 

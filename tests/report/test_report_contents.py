@@ -162,11 +162,11 @@ def test_rated_levels_are_shown_beside_the_target_the_raters_and_the_estimator(s
     assert text.count(said) == 2  # in the first lines, and on the card
     assert "The raters' experience, as they state it: trained in rating by CEFR levels: 2." in text
     assert row(text, f"`{RUN}`") == ["B1", "Tuned", "12", "2.85", "−0.15 (−0.25 … −0.05)", "0.50 (0.40 … 0.60)"]
-    assert row(text, "Raters and target, Baseline: weighted kappa") == ["–", "35 judgements"]
+    assert row(text, "Raters and target, Baseline: weighted kappa") == ["–", "judgements: 35"]
     assert "The kappa of raters and target cannot be computed" in text
     assert "The raters' agreement on levels cannot" not in text
-    assert row(text, "Raters and target, Tuned: weighted kappa") == ["0.60 (0.50 … 0.70)", "35 judgements"]
-    assert row(text, "Raters with each other: Krippendorff's alpha, interval scale") == ["0.72", "24 sentences"]
+    assert row(text, "Raters and target, Tuned: weighted kappa") == ["0.60 (0.50 … 0.70)", "judgements: 35"]
+    assert row(text, "Raters with each other: Krippendorff's alpha, levels as numbers") == ["0.72", "sentences: 24"]
     assert row(text, "Spearman's rank correlation") == ["0.70 (0.60 … 0.80)"]
     unmeasured = Report(found.store, found.entries, replace(ratings, levels=replace(levels, estimator=None)))
     assert "The level estimator is not installed where this report was made" in report_markdown(unmeasured)
