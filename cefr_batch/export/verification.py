@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from cefr_batch.data import Example, PromptFormat, prompt_format, read_dataset
 from cefr_batch.data.encoding import Encoded, encode, encode_prompts
-from cefr_batch.export.gguf import VERIFY
 from cefr_batch.records.document import read_file, write_file
 from cefr_batch.records.exports import CheckAnswer, CheckRequest, ExportCheck, TextDifference
 from cefr_batch.training.process import start_process
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_REINSTALL = "pip install --force-reinstall --no-cache-dir llama-cpp-python"
 _NO_TEXT = "\ufffd"  # of bytes that are no character: transformers shows them, llama-cpp-python leaves them out
 _BATCH = 8  # examples at once; changes speed and memory, not the result
 
@@ -43,7 +43,7 @@ def verify(request: CheckRequest) -> CheckAnswer:
         from cefr_batch.export.llama_cpp import LlamaCpp
     except (ImportError, OSError, RuntimeError) as exc:  # not there, or built for another machine
         why = f"llama.cpp could not be used on the machine that made this file ({exc})"
-        return CheckAnswer(not_verified=f"{why}; {VERIFY}")
+        return CheckAnswer(not_verified=f"{why}; install it anew there ({_REINSTALL}), then export once more")
     started = time.monotonic()
     examples = read_dataset(Path(request.dataset)).eval[: request.examples]
     ours = _Ours.load(

@@ -26,11 +26,11 @@ def ratings_markdown(ratings: Ratings) -> str:
     if not ratings.items:
         return f"{heading}. Nothing to show.\n"
     notes = (
-        "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences, from two of them on. "
-        "Difference: tuned minus baseline, over the words (pairs) for which both models' sentences have a mark. Two "
-        "numbers, as in 4–5: the fewest and the most of any criterion. Alpha: Krippendorff's, ordinal; below 0.667 the "
-        "raters agree too little for firm conclusions. Alpha cannot be computed (—) for a criterion if no sentence has "
-        "marks from two raters, or if all the marks of such sentences are the same."
+        "Marks from 1 to 5. In brackets: 95 % bootstrap intervals over sentences (of a difference: over pairs), if there "
+        "are at least two. Difference: tuned minus baseline, over the words (pairs) for which both models' sentences have "
+        "a mark. Two numbers, as in 4–5: the fewest and the most of any criterion. Alpha: Krippendorff's, ordinal; below "
+        "0.667 the raters agree too little for firm conclusions. Alpha cannot be computed (—) for a criterion if no "
+        "sentence has marks from two raters, or if all the marks of such sentences are the same."
     )
     lines = [f"{heading} with a mark or a level.", "", *_means(ratings), "", *_agreement(ratings), "", notes]
     return "\n".join([*lines, *(_levels(ratings.levels) if ratings.levels else ())]) + "\n"

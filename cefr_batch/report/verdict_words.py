@@ -221,7 +221,7 @@ def _measured(card: Card, t: ReportLanguage) -> Markdown:
     if not untrained:
         parts.append(t("the untrained model wrote none that can be measured"))
     elif untrained.units < FEW:
-        few = N_("the untrained model's {mean}, from only {n} answers (of {all})")
+        few = N_("the untrained model's {mean} (few answers could be measured: {n} of {all})")
         counts = {"n": t.count(untrained.measured_texts), "all": t.count(untrained.texts)}
         parts.append(t(few, mean=_mean(untrained, t), **counts))
     else:

@@ -33,6 +33,10 @@ from cefr_batch.store.datasets import fetch_dataset, store_dataset
 log = logging.getLogger(__name__)
 
 ALL = "ALL"
+_MAY_STAY_ASKED = (
+    "no job was started for the evaluations of %s, but the store may still list them as requested, since they could not be "
+    "taken back: %s; %s"
+)
 _BACKEND = "peft"  # models are evaluated with it, whatever they were trained with
 
 
@@ -155,7 +159,7 @@ def _ask_no_more(store: Store, prepared: PreparedEvaluations, before: Mapping[st
             request_evaluations(store, run, [one for one in (*tasks, *now) if one.name not in added])
         except StoreError as exc:
             log.warning(
-                "no job was started for the evaluations of %s, but the store still lists them as asked for: %s; %s",
+                _MAY_STAY_ASKED,
                 run,
                 exc,
                 evaluate_again(run),

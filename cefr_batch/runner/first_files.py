@@ -198,8 +198,9 @@ def _fitting(pairs: Sequence[Pair], source: Path, level: Level) -> dict[str, int
             if _can_build(pairs, default.model_copy(update=tried), level):
                 return {key: value for key, value in tried.items() if value != getattr(default, key)}
     few = f"its {len(pairs)} sentence pairs, of {len({pair.word.casefold() for pair in pairs})} different words, are too few"
-    least = f"even examples of only {_WORDS[-1]} words cannot be built from them once some words are held out for evaluation"
-    raise DataError([Problem(str(source), f"{few}: {least}; add pairs, of other words or with other sentences")])
+    least = f"not even {_EXAMPLES[-1]} examples of {_WORDS[-1]} words each can be built from them"
+    what = f"{few}: {least} once some words are held out for evaluation"
+    raise DataError([Problem(str(source), f"{what}; add pairs with more words, or more sentences for the same words")])
 
 
 def _can_build(pairs: Sequence[Pair], spec: DataSpec, level: Level) -> bool:

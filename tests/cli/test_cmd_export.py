@@ -64,7 +64,7 @@ def test_not_verified_is_said_with_the_way_out(cefr_batch: Command, run: str, mo
     result = cefr_batch("export", run, "--to", "gguf")
     assert result.code == 0
     assert (
-        "  not verified: llama.cpp is not installed on the machine that made this file; build it there with pip install"
+        "  not verified: llama.cpp is not installed on the machine that made this file; install it there with pip install"
         in result.out
     )
     assert result.err == "", "said once"

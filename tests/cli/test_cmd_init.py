@@ -186,9 +186,9 @@ def test_too_few_pairs_are_said_to_be_too_few(cefr_batch: Run, here: Path) -> No
     result = cefr_batch("init", "--data", "mine.csv")
     assert result.code == 1
     assert result.err == (
-        "error: mine.csv: its 20 sentence pairs, of 20 different words, are too few: even examples of only 3 words "
-        "cannot be built from them once some words are held out for evaluation; add pairs, of other words or with other "
-        "sentences\n"
+        "error: mine.csv: its 20 sentence pairs, of 20 different words, are too few: not even 20 examples of 3 words each "
+        "can be built from them once some words are held out for evaluation; add pairs with more words, or more sentences "
+        "for the same words\n"
     )
     assert list(contents(here)) == ["mine.csv"]
 

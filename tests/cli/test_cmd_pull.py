@@ -194,7 +194,7 @@ def test_verify_tells_what_is_wrong_with_every_run(
     assert (result.code, result.out.count("match its manifest")) == (1, 1)
     assert f"{second}/manifest.json is not valid JSON" in result.err
     missing = store.locate(f"runs/{first}/plots/training_loss.png")
-    assert f"1 objects are not as recorded, or cannot be read:\n  {missing}: is missing" in result.err
+    assert f"1 object is not as recorded, or cannot be read:\n  {missing}: is missing" in result.err
 
     read = LocalStore.get
 

@@ -97,7 +97,7 @@ def test_without_llama_cpp_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
     answer = verify(request)
     assert answer.check is None
     assert answer.not_verified.startswith("llama.cpp could not be used on the machine that made this file (")
-    assert answer.not_verified.endswith("build it there with pip install 'cefr-batch[export]', then export once more")
+    assert answer.not_verified.endswith("--no-cache-dir llama-cpp-python), then export once more")
 
 
 # What is a problem, for which type.

@@ -336,7 +336,8 @@ def test_export_import_show(cefr_batch: Command, store: LocalStore, tmp_path: Pa
     result = cefr_batch("rate", "import", str(file))
     assert result.out.startswith(
         f"{file}: rater r1, form {form_id}: 7 of 8 sentences with all marks, 4 marks missing, no levels given\n"
-        "\nOf this form alone; `cefr-batch rate show` counts all forms:\n1 rater, 7 sentences with a mark or a level."
+        "\nResults of this form alone (`cefr-batch rate show` counts all forms):\n"
+        "1 rater, 7 sentences with a mark or a level."
     )
     again = cefr_batch("rate", "import", str(write(tmp_path, "a.csv", saved_csv(form, "r1", lambda *_: 2))))
     assert "8 of 8 sentences with all marks, no levels given; replaces this rater's earlier file\n" in again.out

@@ -207,7 +207,7 @@ def test_each_row_says_how_many_answers_or_examples_it_is_from(tmp_path: Path) -
     rows = {cells[1]: cells[2:] for line in text.splitlines() if len(cells := re.split(r" *\| *", line)[1:-1]) > 8}
     assert rows["Tuned"][0] == "6 answers"
     assert rows["Untrained, asked as in training"][0] == "4 of 6 answers"
-    assert re.search(r"; the untrained model's [^;]*, from only 4 answers \(of 6\)\.", whole)
+    assert re.search(r"; the untrained model's [^;]* \(few answers could be measured: 4 of 6\)\.", whole)
     assert rows["The level's own sentences"][0] == f"{len(own) + 1} examples, {5 * len(own)} different sentences"
     assert not rows["Untrained, asked as in training"][6].startswith("**")
     assert rows["Untrained, asked in plain words"][6].startswith("**")
