@@ -53,5 +53,5 @@ class ProgressFile:
         write_file(self._path, progress)
 
     def count(self, done: int, total: int) -> None:
-        """So many of so many examples are done."""
-        self.update(step=done, steps=total)
+        """So many of so many examples are done. Recorded at once if none is."""
+        self.update(at_once=done == 0, step=done, steps=total)

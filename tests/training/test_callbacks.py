@@ -81,3 +81,11 @@ def test_a_training_that_diverges_ends_with_a_sentence(
     state = SimpleNamespace(is_world_process_zero=True, global_step=3, epoch=0.1, max_steps=9, log_history=[row])
     with pytest.raises(JobFailed, match=f"diverged at step 3 .{key} is {value}.; lower training.learning_rate"):
         callback.on_log(None, state, None)
+
+
+def test_what_a_stage_has_to_do_is_shown_when_it_begins(tmp_path: Path) -> None:
+    """The first batch takes a while; what comes at once after another update would be left out."""
+    progress = ProgressFile(tmp_path / "progress.json")
+    progress.begin("generate")
+    progress.count(0, 24)
+    assert read_file(Progress, tmp_path / "progress.json") == Progress(stage="generate", step=0, steps=24)
