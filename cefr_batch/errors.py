@@ -222,3 +222,8 @@ class Interrupted(CefrBatchError):
 class Paused(CefrBatchError):
     """Training stopped after the step that was asked for. No failure: its job ends well, and whoever asked goes on from the
     checkpoint."""
+
+
+def cut_short(text: str, longest: int) -> str:
+    """A value as a message shows it: no more than so many of its characters."""
+    return text if len(text) <= longest else f"{text[:longest]}…"

@@ -19,6 +19,7 @@ from cefr_batch.config.schema import STARTERS, RunSpec
 from cefr_batch.data.build import instruction_for
 from cefr_batch.data.chat_template import FILE as CHAT_TEMPLATE
 from cefr_batch.errors import NotFound
+from cefr_batch.evaluation.bootstrap import FEW_UNITS
 from cefr_batch.evaluation.statistics import LossPart, Resampled, Sums
 from cefr_batch.files import write_bytes
 from cefr_batch.models.resolve import SMOLLM2, is_on_hub, public_name, without_folder
@@ -127,6 +128,7 @@ def model_card(facts: CardFacts, model: ModelPart | ExportRecord, repository: st
         m=facts.metrics,
         spec=facts.spec,
         version=__version__,
+        few_units=FEW_UNITS,
         repository=repository,
     )
     return f"---\n{_head(facts, kind)}\n---\n\n{body.strip()}\n"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, get_a
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cefr_batch.errors import Problem, SpecError
+from cefr_batch.errors import Problem, SpecError, cut_short
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -323,8 +323,7 @@ def _patterns_of(annotation: Any, metadata: Iterable[Any]) -> Iterator[str]:
 
 def _shown(value: Any) -> str:
     """A value as an error shows it."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return cut_short(repr(value), _SHOWN)
 
 
 def _is_part(model: type[BaseModel], key: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cefr_batch.errors import DataError, Problem, UsageError
+from cefr_batch.errors import DataError, Problem, UsageError, cut_short
 
 _UNUSABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 # Characters without width: soft hyphen, zero-width space and the like, marks of direction, byte order mark. A zero-width
@@ -429,12 +429,8 @@ def _delimiter(text: str, wanted: _Wanted) -> str:
         if wanted.is_header([name.strip().strip('"') for name in header.split(delimiter)]):
             return delimiter
     raise _UnreadableError(
-        f"the first line must be {wanted.names!r}, but is {_shortened(header.strip())!r}{wanted.way_out}"
+        f"the first line must be {wanted.names!r}, but is {cut_short(header.strip(), _SHOWN_OF_HEADER)!r}{wanted.way_out}"
     )
-
-
-def _shortened(line: str) -> str:
-    return line if len(line) <= _SHOWN_OF_HEADER else f"{line[:_SHOWN_OF_HEADER]}…"
 
 
 def kind(value: Any) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DRAWS = 10_000
 CONFIDENCE = 0.95
+FEW_UNITS = 20  # below, what is resampled says little of how others would have come out
 _SEED = 20251026  # fixed: the same store gives the same report
 _AT_ONCE = 2**22  # indices in memory at the same time
 

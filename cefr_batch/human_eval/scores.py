@@ -128,13 +128,13 @@ def _as_one(forms: Iterable[tuple[Form, Sequence[Rated]]]) -> tuple[Form, list[R
             items[key] = known.model_copy(update={"sources": known.sources + new})
             merged[item.id] = known.id
         for one in rated:
-            before = given.get(one.rater)
+            before = given.get(one.rater) or Rated(form="", rater=one.rater, ratings={})
             given[one.rater] = Rated(
                 form="",
                 rater=one.rater,
-                ratings={**(before.ratings if before else {}), **_renamed(one.ratings, merged)},
-                levels={**(before.levels if before else {}), **_renamed(one.levels, merged)},
-                qualification=one.qualification or (before.qualification if before else None),
+                ratings={**before.ratings, **_renamed(one.ratings, merged)},
+                levels={**before.levels, **_renamed(one.levels, merged)},
+                qualification=one.qualification or before.qualification,
             )
     return Form(id="", seed=0, items=tuple(items.values())), list(given.values())
 

@@ -30,12 +30,14 @@ def require_not_moved(store: Store, run: str) -> None:
     Blocks up to five minutes where it looks so: the command that moved the run here may not have recorded it yet. Main
     thread only. Raises ``Interrupted`` if this job is asked to stop meanwhile.
     """
+    newer = _elsewhere(store, run)
+    if newer is None:
+        return
+    log.info("%s belongs to a job on %s; waiting, in case it was moved here just now", run, newer.cluster)
     stop = threading.Event()
     begin = time.monotonic()
-    if newer := _elsewhere(store, run):
-        log.info("%s belongs to a job on %s; waiting, in case it was moved here just now", run, newer.cluster)
     with StopSignals(stop.set):
-        while newer := _elsewhere(store, run):
+        while newer:
             if time.monotonic() - begin >= RECORDED_SECONDS:
                 raise JobFailed(
                     f"{run} was moved to {newer.cluster}, so this job leaves it alone; once its job there has ended, "
@@ -44,6 +46,7 @@ def require_not_moved(store: Store, run: str) -> None:
                 )
             if stop.wait(_POLL_SECONDS):
                 raise Interrupted("stopped on request before it began")
+            newer = _elsewhere(store, run)
 
 
 def _elsewhere(store: Store, run: str) -> Submission | None:

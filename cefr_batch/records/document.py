@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from cefr_batch.errors import Damaged, StoreError
+from cefr_batch.errors import Damaged, StoreError, cut_short
 from cefr_batch.files import json_bytes, write_bytes
 
 SCHEMA = "schema"  # the key of a document's schema number
@@ -101,7 +101,7 @@ def _no_number(name: str) -> NoReturn:
 
 def _short(text: str) -> str:
     """A text of a document in a message."""
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return cut_short(text, _LONGEST)
 
 
 def explain(exc: ValidationError) -> str:

@@ -16,7 +16,7 @@ from typing import TypeGuard
 from pydantic import JsonValue
 
 from cefr_batch import __version__
-from cefr_batch.errors import CefrBatchError, NotFound, StoreError, Unavailable, UsageError
+from cefr_batch.errors import CefrBatchError, NotFound, StoreError, Unavailable, UsageError, cut_short
 from cefr_batch.records.document import SCHEMA, read_file
 from cefr_batch.records.report import ReportedLevel, ReportRecord
 from cefr_batch.report.as_json import report_json
@@ -175,5 +175,4 @@ def _is_number(value: JsonValue) -> TypeGuard[int | float]:
 
 
 def _short(value: JsonValue) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return cut_short(json.dumps(value, ensure_ascii=False), _LONGEST)

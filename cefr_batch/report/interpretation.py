@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cefr_batch.evaluation.bootstrap import Interval
+from cefr_batch.evaluation.bootstrap import FEW_UNITS, Interval
 from cefr_batch.evaluation.statistics import Unit
 from cefr_batch.i18n.language import N_
 from cefr_batch.records import layout
@@ -63,9 +63,6 @@ def _level(comparison: Comparison, row: Row, i: int, t: ReportLanguage) -> Markd
         "including the prompt's: {all}).",
         **values,
     )
-
-
-FEW_UNITS = 20  # below, what is resampled says little of how the rest of the level would have come out
 
 
 def _few_examples(comparison: Comparison, t: ReportLanguage) -> list[Markdown]:

@@ -19,6 +19,8 @@ MODELS = {
     "tuned": N_("Tuned"),
 }  # in the order of the tables
 
+_NO_TEXTS: tuple[Inline, ...] = (NONE, "0", *[NONE] * 6)
+
 
 def measured(report: Report) -> list[tuple[str, WrittenLevels]]:
     """The label and the figures of each level whose models' sentences were measured."""
@@ -75,7 +77,7 @@ def _written(of: LevelFigures, t: ReportLanguage) -> tuple[Inline, ...]:
     """What a model wrote. An answer without a sentence measures nothing."""
     texts, gap = of.written, of.gap
     if texts is None:
-        return (NONE, "0", *[NONE] * 6)
+        return _NO_TEXTS
     answers = t("{n} answers", n=t.count(texts.texts))
     if texts.measured_texts < texts.texts:
         answers = t("{n} of {all} answers", n=t.count(texts.measured_texts), all=t.count(texts.texts))
@@ -88,7 +90,7 @@ def _written(of: LevelFigures, t: ReportLanguage) -> tuple[Inline, ...]:
 def _references(texts: TextLevels | None, t: ReportLanguage) -> tuple[Inline, ...]:
     """The level's own sentences, which may be in several examples."""
     if texts is None:
-        return (NONE, "0", *[NONE] * 6)
+        return _NO_TEXTS
     examples = t("{n} examples", n=t.count(texts.texts))
     if texts.units != texts.measured_texts:
         examples = t(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cefr_batch.evaluation.bootstrap import Interval
+from cefr_batch.evaluation.bootstrap import FEW_UNITS, Interval
 from cefr_batch.i18n.language import N_
 from cefr_batch.records.level_figures import SCALE, TextLevels, WithInterval
 from cefr_batch.report.blocks import Distribution, Share
-from cefr_batch.report.interpretation import FEW_UNITS, interval_of
+from cefr_batch.report.interpretation import interval_of
 from cefr_batch.report.level_tables import state_word
 from cefr_batch.report.markdown import Markdown, ReportLanguage, joined, strong
 from cefr_batch.report.verdicts import FEW, Card, Verdict

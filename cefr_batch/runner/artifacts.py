@@ -21,6 +21,10 @@ from cefr_batch.store.transfer import TransferItem, download, fetch, hashes, ver
 
 log = logging.getLogger(__name__)
 
+_LEFT_OUT = (
+    "an export of %s is left out: %s; if its record is damaged, `cefr-batch export %s --to …` makes the export again"
+)
+
 # Shows a transfer: called with a label and the total in bytes, it gives the function that takes the bytes done since.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -129,9 +133,7 @@ def _evaluations(store: Store, run: str) -> list[TransferItem]:
 def _exports(store: Store, run: str) -> list[TransferItem]:
     items, wrong = export_items(store, run)
     for why in wrong.values():
-        again = "if its record is damaged, `cefr-batch export %s --to …` makes the export again"
-        text = f"an export of %s is left out: %s; {again}"
-        log.warning(text, run, why, run)
+        log.warning(_LEFT_OUT, run, why, run)
     return items
 
 

@@ -146,7 +146,8 @@ def launch_evaluations(store: Store, prepared: PreparedEvaluations) -> list[Subm
     except BaseException:
         undo()
         raise
-    return start(store, prepared.scheduler, group, layout.EVALUATION_SUBMISSION, undo)
+    submissions, _ = start(store, prepared.scheduler, group, layout.EVALUATION_SUBMISSION, undo)
+    return submissions
 
 
 def _ask_no_more(store: Store, prepared: PreparedEvaluations, before: Mapping[str, Sequence[EvaluationTask]]) -> None:
@@ -158,12 +159,7 @@ def _ask_no_more(store: Store, prepared: PreparedEvaluations, before: Mapping[st
             now = requested_tasks(store, run)
             request_evaluations(store, run, [one for one in (*tasks, *now) if one.name not in added])
         except StoreError as exc:
-            log.warning(
-                _MAY_STAY_ASKED,
-                run,
-                exc,
-                evaluate_again(run),
-            )
+            log.warning(_MAY_STAY_ASKED, run, exc, evaluate_again(run))
 
 
 def request_evaluations(store: Store, run: str, tasks: Sequence[EvaluationTask]) -> None:

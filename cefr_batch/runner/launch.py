@@ -13,7 +13,7 @@ from cefr_batch.errors import CefrBatchError, JobsMayRun, SchedulerError, StoreE
 from cefr_batch.records import layout
 from cefr_batch.records.spec import SpecRecord
 from cefr_batch.records.submission import Submission
-from cefr_batch.runner.submission import claim, next_runs, start_with_report, unclaim
+from cefr_batch.runner.submission import claim, next_runs, start, unclaim
 from cefr_batch.schedulers import JobGroup, JobSpec, Scheduler
 from cefr_batch.store import Store, below
 
@@ -73,9 +73,7 @@ def launch(store: Store, preparation: Preparation) -> Launch:
     runs = _claim(store, preparation)
     group = _job_group(store, preparation.scheduler, runs, preparation.runs)
     try:
-        submissions, reported = start_with_report(
-            store, preparation.scheduler, group, undo=partial(unclaim, store, runs)
-        )
+        submissions, reported = start(store, preparation.scheduler, group, undo=partial(unclaim, store, runs))
         return Launch(submissions, group.report_url if reported else None)
     except (JobsMayRun, StoreError):
         raise

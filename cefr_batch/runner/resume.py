@@ -61,7 +61,8 @@ def resume_runs(
             _ask_to_pause(store, state.run, (pauses or {}).get(state.run))
     submissions: list[Submission] = []
     for one, its in by_scheduler.items():
-        submissions += start(store, one, JobGroup(tuple(_job_spec(store, run) for run in its)))
+        started, _ = start(store, one, JobGroup(tuple(_job_spec(store, run) for run in its)))
+        submissions += started
     for address, its in _reports_without(old_jobs).items():
         again = f"`cefr-batch report RUN… --out {shlex.quote(address)}` makes it again, with the runs that it compares"
         text = "the report in %s does not wait for %s; once all its runs have ended, %s"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_attempt, wait_random_exponential
 
 from cefr_batch import __version__
-from cefr_batch.errors import AlreadyExists, Damaged, JobsMayRun, NotFound, SchedulerError, StoreError
+from cefr_batch.errors import AlreadyExists, Damaged, JobsMayRun, NotFound, SchedulerError, StoreError, cut_short
 from cefr_batch.records import layout
 from cefr_batch.records.attempt import Attempt
 from cefr_batch.records.spec import SpecRecord
@@ -134,27 +134,12 @@ def unclaim(store: Store, runs: Iterable[str]) -> None:
             log.warning(text, run, exc, run)
 
 
-def _nothing() -> None:
-    """There is nothing to undo."""
-
-
 def start(
     store: Store,
     scheduler: Scheduler[Any],
     group: JobGroup,
     name: str = layout.SUBMISSION,
-    undo: Callable[[], None] = _nothing,
-) -> list[Submission]:
-    """As ``start_with_report``, for whom it does not matter whether there will be a report."""
-    return start_with_report(store, scheduler, group, name, undo)[0]
-
-
-def start_with_report(
-    store: Store,
-    scheduler: Scheduler[Any],
-    group: JobGroup,
-    name: str = layout.SUBMISSION,
-    undo: Callable[[], None] = _nothing,
+    undo: Callable[[], None] = lambda: None,
 ) -> tuple[list[Submission], bool]:
     """Start the jobs of claimed runs and record them, each under ``name``; and whether a job was started that writes the
     group's report. Blocks on the scheduler and the store.
@@ -310,7 +295,7 @@ def read_submission(store: Store, run: str, name: str = layout.SUBMISSION) -> Su
 
 
 def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…")
+    return repr(cut_short(text, _LONGEST_NAME))
 
 
 def _write(store: Store, submissions: Iterable[Submission], name: str = layout.SUBMISSION) -> None:

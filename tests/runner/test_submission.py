@@ -20,7 +20,7 @@ from cefr_batch.records import layout
 from cefr_batch.records.submission import Submission
 from cefr_batch.runner import Session
 from cefr_batch.runner.status import run_states
-from cefr_batch.runner.submission import cancel, claim, next_runs, read_submission, start, start_with_report
+from cefr_batch.runner.submission import cancel, claim, next_runs, read_submission, start
 from cefr_batch.schedulers import SCHEDULERS, Check, Job, JobGroup, JobSpec, State
 from cefr_batch.schedulers.local.scheduler import LocalRequest, LocalScheduler
 from cefr_batch.store import Store
@@ -35,7 +35,7 @@ def claim_one(store: Store, one: RunSpec | None = None) -> str:
 
 
 def start_one(store: Store, scheduler: LocalScheduler, run: str) -> Submission:
-    (submission,) = start(store, scheduler, JobGroup((JobSpec(run, store.url),)))
+    (submission,), _ = start(store, scheduler, JobGroup((JobSpec(run, store.url),)))
     return submission
 
 
@@ -349,8 +349,8 @@ class WithReport(StandInLauncher):
 def test_runs_that_get_a_report_together_know_its_address_and_a_single_one_does_not(store: LocalStore) -> None:
     first, second, alone = claim_one(store), claim_one(store), claim_one(store)
     jobs = [JobSpec(run, store.url) for run in (first, second, alone)]
-    together, reported = start_with_report(store, WithReport(), JobGroup(tuple(jobs[:2]), "file:///store/reports/x"))
-    single, not_reported = start_with_report(store, StandInLauncher(), JobGroup((jobs[2],)))
+    together, reported = start(store, WithReport(), JobGroup(tuple(jobs[:2]), "file:///store/reports/x"))
+    single, not_reported = start(store, StandInLauncher(), JobGroup((jobs[2],)))
     assert (reported, not_reported) == (True, False)
     assert [one.report for one in together] == ["file:///store/reports/x"] * 2
     assert [one.report for one in single] == [None]

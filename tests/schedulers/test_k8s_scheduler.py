@@ -14,7 +14,7 @@ import pytest
 from support.api_stand_in import Api, running_api
 
 from cefr_batch.errors import SchedulerError
-from cefr_batch.runner.submission import start_with_report
+from cefr_batch.runner.submission import start
 from cefr_batch.schedulers import Job, JobGroup, JobSpec, State
 from cefr_batch.schedulers.base import Check
 from cefr_batch.schedulers.k8s.scheduler import KubernetesScheduler
@@ -139,7 +139,7 @@ def test_where_no_report_will_be_no_address_of_one_is_told(
     for taken, expected in ((False, True), (True, False)):
         if taken:
             api.objects = {f"{JOBS}/run-a-report": {"metadata": {"name": "run-a-report", "uid": "x"}}}
-        submissions, reported = start_with_report(store, site(), GROUP)
+        submissions, reported = start(store, site(), GROUP)
         assert ([one.run for one in submissions], reported) == ([*RUNS], expected)
 
 
